@@ -1,0 +1,84 @@
+import { LowbitError } from "./errors.ts";
+
+/** Random access to the bytes of one file, wherever it lies. Reads are independent and may overlap in time. */
+export interface ByteSource {
+  /** For messages: a path, a URL or a label. */
+  readonly name: string;
+  /** Bytes in all. */
+  readonly size: number;
+  /** Exactly `length` bytes from `offset`; a source that cannot deliver them throws `file-corrupt`/`truncated`. */
+  read(offset: number, length: number, signal?: AbortSignal): Promise<Uint8Array>;
+  close?(): Promise<void>;
+}
+
+/** The files of one checkpoint: a single file, or a directory. Names are plain: no separators, no `..`. */
+export interface FileSet {
+  /** For messages: the path or URL the user gave. */
+  readonly name: string;
+  /** The file the user pointed at; undefined if they pointed at a directory. */
+  readonly entry: string | undefined;
+  list(signal?: AbortSignal): Promise<readonly string[]>;
+  /** Throws `not-found` if there is no such file. The caller closes the source. */
+  open(file: string, signal?: AbortSignal): Promise<ByteSource>;
+}
+
+/** Checks a range against the source's size, so that implementations need not. */
+export function checkRange(source: Pick<ByteSource, "name" | "size">, offset: number, length: number): void {
+  const valid = Number.isSafeInteger(offset) && Number.isSafeInteger(length) && offset >= 0 && length >= 0;
+  if (!valid || offset + length > source.size) {
+    throw new LowbitError(
+      "file-corrupt",
+      `${source.name}: wanted bytes ${offset} to ${offset + length}, but the file has ${source.size}.`,
+      { reason: "truncated", hint: "The file is cut short or damaged; fetch it again." },
+    );
+  }
+}
+
+/** A source over bytes in memory. Reads are views, not copies. */
+export function memorySource(bytes: Uint8Array, name = "memory"): ByteSource {
+  return {
+    name,
+    size: bytes.byteLength,
+    read(offset, length) {
+      try {
+        checkRange({ name, size: bytes.byteLength }, offset, length);
+      } catch (error) {
+        return Promise.reject(error);
+      }
+      return Promise.resolve(bytes.subarray(offset, offset + length));
+    },
+  };
+}
+
+/** A source over a Blob or File: each read touches only its own range. */
+export function blobSource(blob: Blob, name = "blob"): ByteSource {
+  return {
+    name,
+    size: blob.size,
+    async read(offset, length) {
+      checkRange({ name, size: blob.size }, offset, length);
+      return new Uint8Array(await blob.slice(offset, offset + length).arrayBuffer());
+    },
+  };
+}
+
+/** A file set with the one given source. */
+export function singleFile(source: ByteSource, file = "model"): FileSet {
+  return {
+    name: source.name,
+    entry: file,
+    list: () => Promise.resolve([file]),
+    open: (wanted) =>
+      wanted === file
+        ? Promise.resolve(source)
+        : Promise.reject(
+            new LowbitError(
+              "not-found",
+              `${source.name}: there is no file ${JSON.stringify(wanted)} beside it.`,
+              {
+                reason: "missing-file",
+              },
+            ),
+          ),
+  };
+}
