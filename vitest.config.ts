@@ -1,9 +1,10 @@
 import { defineConfig } from "vitest/config";
 
-export default defineConfig({
+const config: ReturnType<typeof defineConfig> = defineConfig({
   test: {
     include: ["{packages,plugins,kernels}/*/src/**/*.test.ts", "{models,tools,bench,examples}/**/*.test.ts"],
     testTimeout: 60_000,
     maxWorkers: 2,
   },
 });
+export default config;
