@@ -1,4 +1,4 @@
-import type { KvStore, Ops, Tensor, TokenBatch, Weight } from "./backend.ts";
+import type { Activation, KvStore, Ops, Tensor, TokenBatch, Weight } from "./backend.ts";
 
 /** Hyper-parameters under one set of names, whichever format they came from. A format fills it once. */
 export interface ModelConfig {
@@ -28,6 +28,8 @@ export interface ModelConfig {
   readonly attentionSoftcap?: number;
   readonly finalSoftcap?: number;
   readonly experts?: ExpertConfig;
+  /** Of the feed-forward block, where checkpoints of a family differ. Absent: the family's own. */
+  readonly activation?: Activation;
   /** false for encoders. @default true */
   readonly causal?: boolean;
   readonly pooling?: "none" | "mean" | "cls" | "last";

@@ -49,7 +49,7 @@ export interface TokenBatch {
   readonly pages: readonly Int32Array[];
 }
 
-export type Activation = "silu" | "gelu" | "gelu-tanh" | "relu" | "relu-squared";
+export type Activation = "silu" | "gelu" | "gelu-tanh" | "relu" | "relu-squared" | "sigmoid";
 
 export interface AttentionOptions {
   readonly kv: KvStore;
@@ -62,6 +62,8 @@ export interface AttentionOptions {
   readonly window?: number;
   /** s ← cap · tanh(s / cap) before the softmax. */
   readonly softcap?: number;
+  /** false (encoders): a token also sees the later ones of its sequence in the batch. @default true */
+  readonly causal?: boolean;
 }
 
 /**

@@ -11,6 +11,11 @@ export interface ByteSource {
   close?(): Promise<void>;
 }
 
+/** Where a writer puts bytes, in order. It may use an array only until it resolves. */
+export interface ByteSink {
+  write(bytes: Uint8Array): Promise<void> | void;
+}
+
 /** The files of one checkpoint: a single file, or a directory. Names are plain: no separators, no `..`. */
 export interface FileSet {
   /** For messages: the path or URL the user gave. */
@@ -62,15 +67,21 @@ export function blobSource(blob: Blob, name = "blob"): ByteSource {
   };
 }
 
-/** A file set with the one given source. */
+/** A file set with the one given source, which its owner closes: it may be opened more than once. */
 export function singleFile(source: ByteSource, file = "model"): FileSet {
+  const { name, size } = source;
+  const opened: ByteSource = {
+    name,
+    size,
+    read: (offset, length, signal) => source.read(offset, length, signal),
+  };
   return {
     name: source.name,
     entry: file,
     list: () => Promise.resolve([file]),
     open: (wanted) =>
       wanted === file
-        ? Promise.resolve(source)
+        ? Promise.resolve(opened)
         : Promise.reject(
             new LowbitError(
               "not-found",

@@ -1,27 +1,33 @@
 import type { DenseFormat, QuantType, ScaleFormat } from "./quant-type.ts";
 
-const scratch = new DataView(new ArrayBuffer(4));
+const scratchBits = new Uint32Array(1);
+const scratchFloat = new Float32Array(scratchBits.buffer);
 
 /** The f32 with these bits. */
 export function bitsToFloat(bits: number): number {
-  scratch.setUint32(0, bits);
-  return scratch.getFloat32(0);
+  scratchBits[0] = bits;
+  return scratchFloat[0]!;
+}
+
+/** The bits of the nearest f32. */
+export function floatToBits(value: number): number {
+  scratchFloat[0] = value;
+  return scratchBits[0]!;
 }
 
 /** IEEE half precision, exactly; NaN payloads are not kept. */
 export function halfToFloat(half: number): number {
-  const sign = half & 0x8000 ? -1 : 1;
-  const exponent = (half >> 10) & 31;
-  const mantissa = half & 1023;
-  if (exponent === 0) return sign * mantissa * 2 ** -24;
-  if (exponent === 31) return mantissa === 0 ? sign * Number.POSITIVE_INFINITY : Number.NaN;
-  return sign * (1 + mantissa / 1024) * 2 ** (exponent - 15);
+  const magnitude = half & 0x7fff;
+  let value: number;
+  // As f32 bits the exponent is too small by the difference of the biases, 112; subnormals come out right as well.
+  if (magnitude < 0x7c00) value = bitsToFloat(magnitude << 13) * 2 ** 112;
+  else value = magnitude === 0x7c00 ? Number.POSITIVE_INFINITY : Number.NaN;
+  return half & 0x8000 ? -value : value;
 }
 
 /** Nearest half, ties to even, overflow to infinity. */
 export function floatToHalf(value: number): number {
-  scratch.setFloat32(0, value);
-  const bits = scratch.getUint32(0);
+  const bits = floatToBits(value);
   const sign = (bits >>> 16) & 0x8000;
   const magnitude = bits & 0x7fffffff;
   if (magnitude > 0x7f800000) return sign | 0x7e00;

@@ -1,29 +1,14 @@
+import { denseBytes } from "./dense-types.ts";
 import { LowbitError } from "./errors.ts";
+import type { FieldPlan } from "./quant-bits.ts";
 import {
   type BitField,
+  type BitPiece,
   isUnpacked,
   type QuantType,
   type ScaleField,
   type ScaleFormat,
 } from "./quant-type.ts";
-
-/** A bit field compiled to tables: where each of its values lies in a block. */
-export interface FieldPlan {
-  /** Consecutive weights that share a value. */
-  readonly per: number;
-  /** Values in a block. */
-  readonly count: number;
-  /** Bits of a value. */
-  readonly bits: number;
-  readonly signed: boolean;
-  readonly pieces: readonly {
-    /** Bit position in the block, for each value. */
-    readonly positions: Uint16Array;
-    readonly bits: number;
-    /** Where the piece's lowest bit goes in the value. */
-    readonly shift: number;
-  }[];
-}
 
 export interface ScalePlan {
   readonly super?: FieldPlan & { readonly format: ScaleFormat };
@@ -37,7 +22,8 @@ export interface ScalePlan {
  *     affine: k = code                      levels = code − zero, unit = 1
  *     book:   k = index[variant · entries·dimension + code·dimension + j]    variant = 2·deltaIndex + signBit
  *
- * (variant = deltaIndex without signs; two's complement codes get 2^(bits−1) added, and so does their zero), so that a kernel needs only small unsigned codes and, for books, a table of at most 256 signed bytes.
+ * (variant = deltaIndex without signs; two's complement codes get 2^(bits−1) added, and so does their zero), so that a
+ * kernel needs only small unsigned codes and, for books, a table of at most 256 signed bytes.
  */
 export interface QuantPlan {
   readonly type: QuantType;
@@ -77,40 +63,54 @@ export function planOf(type: QuantType): QuantPlan {
 }
 
 function compile(type: QuantType): QuantPlan {
+  checkSizes(type);
   const scale = compileScale(type, type.scale);
   const min = type.min && compileScale(type, type.min);
-  const groups = [scale, min].flatMap((s) => [s?.super?.per, s?.sub?.per]).filter((per) => per !== undefined);
+  const spans = [scale, min].flatMap((s) => [s?.super?.per, s?.sub?.per]).filter((per) => per !== undefined);
+  const group = Math.min(type.block, ...spans);
+  for (const span of spans) {
+    if (span % group !== 0) fail(type, `scales cover ${span} weights and ${group}, which do not nest`);
+  }
   const common = {
     type,
     scale,
     ...(min && { min }),
-    group: Math.min(type.block, ...groups),
+    group,
     unit: 1,
     zero: 0,
     dimension: 1,
     levels: new Int8Array(0),
     index: new Uint8Array(0),
   };
-  if (type.values.kind === "dense") {
+  const { values } = type;
+  if (values.kind === "dense") {
+    const bytes = denseBytes[values.format];
+    if (type.block !== 1 || type.bytes !== bytes) {
+      fail(type, `a block of ${type.block} in ${type.bytes} bytes, but ${values.format} is 1 in ${bytes}`);
+    }
     return { ...common, family: "dense", levelBits: type.bytes * 8 };
   }
   const code = isUnpacked(type.code) ? undefined : compileField(type, type.code);
   const codeBits = isUnpacked(type.code) ? type.code.bits : (code?.bits ?? 0);
-  if (type.values.kind === "affine") {
+  if (values.kind === "affine") {
     const bias = code?.signed ? 2 ** (codeBits - 1) : 0;
     if (type.sign || type.delta) fail(type, "signs and deltas belong to codebooks");
     if (type.code.per !== 1) fail(type, "an affine code covers one weight");
+    if (codeBits < 1 || codeBits > 8) fail(type, `an affine code has ${codeBits} bits; 1 to 8 are possible`);
+    if (!Number.isInteger(values.zero)) fail(type, `its zero is ${values.zero}, not an integer`);
     return {
       ...common,
       ...(code && { code }),
       family: "ints",
       levelBits: codeBits,
-      zero: type.values.zero + bias,
+      zero: values.zero + bias,
     };
   }
-  const { dimension, table } = type.values;
-  if (type.code.per !== dimension)
+  const { dimension, table } = values;
+  if (code?.signed) fail(type, "codes of a codebook are unsigned");
+  if (type.code.per !== dimension) {
     fail(type, `the code covers ${type.code.per} weights, the codebook ${dimension}`);
+  }
   if (table.length % dimension !== 0 || table.length / dimension < 2 ** codeBits) {
     fail(
       type,
@@ -118,17 +118,31 @@ function compile(type: QuantType): QuantPlan {
     );
   }
   const sign = type.sign && { ...compileField(type, type.sign.field), parity: type.sign.parity ?? false };
+  const signBits = sign?.parity ? 7 : 8;
+  if (sign && (sign.per !== 8 || sign.bits !== signBits)) {
+    fail(type, `signs have ${sign.bits} bits per ${sign.per} weights, expected ${signBits} per 8`);
+  }
   const delta = type.delta && compileField(type, type.delta.field);
-  const book = compileBook(type, table);
+  if (delta && (type.delta?.values.length ?? 0) < 2 ** delta.bits) {
+    fail(type, `${type.delta?.values.length} deltas for a field of ${delta.bits} bits`);
+  }
   return {
     ...common,
-    ...book,
+    ...compileBook(type, table),
     ...(code && { code }),
     ...(sign && { sign }),
     ...(delta && { delta }),
     family: "book",
     dimension,
   };
+}
+
+/** Positions are kept in 16 bits, so a block has at most 8 KiB. */
+function checkSizes(type: QuantType): void {
+  const fits = (value: number, most: number): boolean =>
+    Number.isInteger(value) && value >= 1 && value <= most;
+  if (!fits(type.block, 65536)) fail(type, `its block has ${type.block} weights; 1 to 65536 are possible`);
+  if (!fits(type.bytes, 8192)) fail(type, `its block has ${type.bytes} bytes; 1 to 8192 are possible`);
 }
 
 /** The distinct values over all variants become the levels. */
@@ -163,8 +177,12 @@ function compileBook(
 }
 
 function compileScale(type: QuantType, scale: ScaleField | undefined): ScalePlan {
+  const multiplier = scale?.multiplier ?? 1;
+  if (!Number.isInteger(Math.log2(Math.abs(multiplier)))) {
+    fail(type, `the multiplier ${multiplier} is not a power of two`);
+  }
   return {
-    multiplier: scale?.multiplier ?? 1,
+    multiplier,
     ...(scale?.super && { super: { ...compileField(type, scale.super.field), format: scale.super.format } }),
     ...(scale?.sub && { sub: { ...compileField(type, scale.sub.field), offset: scale.sub.offset ?? 0 } }),
   };
@@ -172,55 +190,42 @@ function compileScale(type: QuantType, scale: ScaleField | undefined): ScalePlan
 
 function compileField(type: QuantType, field: BitField): FieldPlan {
   const count = type.block / field.per;
-  if (!Number.isInteger(count))
+  if (!Number.isInteger(count)) {
     fail(type, `a field covers ${field.per} weights, the block has ${type.block}`);
+  }
   let bits = 0;
   const pieces = field.pieces.map((piece) => {
+    if (!Number.isInteger(piece.bits) || piece.bits < 1) fail(type, `a piece has ${piece.bits} bits`);
     const values = piece.dims.reduce((product, [size]) => product * size, 1);
     if (values !== count) fail(type, `a piece has ${values} values, its field ${count}`);
     const positions = Uint16Array.from({ length: count }, (_, i) => {
-      let position = piece.at;
-      let rest = i;
-      for (const [size, stride] of piece.dims) {
-        position += (rest % size) * stride;
-        rest = Math.floor(rest / size);
-      }
-      if (position < 0 || position + piece.bits > type.bytes * 8)
+      const position = positionOf(piece, i);
+      if (!Number.isInteger(position) || position < 0 || position + piece.bits > type.bytes * 8) {
         fail(type, `bit ${position} is outside the block`);
+      }
       return position;
     });
     const shift = bits;
     bits += piece.bits;
-    return { positions, bits: piece.bits, shift };
+    const withinByte = positions.every((position) => (position & 7) + piece.bits <= 8);
+    return { positions, bits: piece.bits, shift, withinByte };
   });
   if (bits < 1 || bits > 32) fail(type, `a field has ${bits} bits; 1 to 32 are possible`);
   return { per: field.per, count, bits, signed: field.signed ?? false, pieces };
+}
+
+function positionOf(piece: BitPiece, i: number): number {
+  let position = piece.at;
+  let rest = i;
+  for (const [size, stride] of piece.dims) {
+    position += (rest % size) * stride;
+    rest = Math.floor(rest / size);
+  }
+  return position;
 }
 
 function fail(type: QuantType, what: string): never {
   throw new LowbitError("type-unsupported", `Quantization type ${type.name} is described wrongly: ${what}.`, {
     reason: "invalid-description",
   });
-}
-
-/** Reads `bits` (at most 32) at a bit position; bytes past the end read as zero. */
-export function readBits(bytes: Uint8Array, position: number, bits: number): number {
-  let value = 0;
-  for (let have = 0; have < bits; ) {
-    const at = position + have;
-    const shift = at & 7;
-    const take = Math.min(8 - shift, bits - have);
-    value += (((bytes[at >> 3] ?? 0) >> shift) & ((1 << take) - 1)) * 2 ** have;
-    have += take;
-  }
-  return value;
-}
-
-/** Value `i` of a field in the block at the start of `bytes`. */
-export function readField(field: FieldPlan, bytes: Uint8Array, i: number): number {
-  let value = 0;
-  for (const piece of field.pieces) {
-    value += readBits(bytes, piece.positions[i] ?? 0, piece.bits) * 2 ** piece.shift;
-  }
-  return field.signed && value >= 2 ** (field.bits - 1) ? value - 2 ** field.bits : value;
 }

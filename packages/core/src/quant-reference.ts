@@ -1,28 +1,61 @@
 import { decodeDense, decodeScale } from "./dense-types.ts";
-import { type FieldPlan, planOf, type QuantPlan, readField, type ScalePlan } from "./quant-plan.ts";
+import { LowbitError } from "./errors.ts";
+import { readFields } from "./quant-bits.ts";
+import { planOf, type QuantPlan, type ScalePlan } from "./quant-plan.ts";
 import { isUnpacked, type QuantType } from "./quant-type.ts";
+
+/** Room for what one block's fields hold. */
+interface Scratch {
+  readonly levels: Uint8Array;
+  readonly fields: Int32Array;
+  readonly signs: Int32Array;
+  readonly deltas: Int32Array;
+}
+
+function scratchOf(block: number): Scratch {
+  return {
+    levels: new Uint8Array(block),
+    fields: new Int32Array(block),
+    signs: new Int32Array(block),
+    deltas: new Int32Array(block),
+  };
+}
 
 /**
  * Decodes whole blocks to f32: the truth that every backend is tested against. Each product rounds to f32 as in ggml:
- * S = super·sub, then S·value, then minus M.
+ * S = super·sub, then S·value, then minus M. Throws `bad-argument` if `blocks` is not whole blocks or `out` has no room.
  */
 export function dequantize(type: QuantType, blocks: Uint8Array, out: Float32Array): Float32Array {
   const plan = planOf(type);
-  const count = Math.floor(blocks.length / type.bytes);
+  const count = blocks.length / type.bytes;
+  if (!Number.isInteger(count) || out.length < count * type.block) {
+    throw new LowbitError(
+      "bad-argument",
+      `${type.name}: ${blocks.length} bytes for ${out.length} weights; a block of ${type.block} has ${type.bytes} bytes.`,
+      { reason: "block-size" },
+    );
+  }
   if (type.values.kind === "dense") {
     decodeDense(type.values.format, blocks, out);
     return out;
   }
-  const levels = new Uint8Array(type.block);
-  for (let b = 0; b < count; b++) {
-    const block = blocks.subarray(b * type.bytes, (b + 1) * type.bytes);
-    readLevels(plan, block, levels);
-    for (let start = 0; start < type.block; start += plan.group) {
-      const scale = readScale(plan.scale, block, start);
-      const min = plan.min ? readScale(plan.min, block, start) : 0;
-      for (let e = start; e < start + plan.group; e++) {
-        const product = Math.fround(scale * levelValue(plan, levels[e] ?? 0));
-        out[b * type.block + e] = plan.min ? product - min : product;
+  const scratch = scratchOf(type.block);
+  const { levels } = scratch;
+  const { group } = plan;
+  const scales = new Float32Array(type.block / group);
+  const mins = new Float32Array(type.block / group);
+  const values = levelValues(plan);
+  for (let b = 0, element = 0; b < count; b++) {
+    const start = b * type.bytes;
+    gatherLevels(plan, blocks, start, scratch);
+    gatherScales(plan.scale, group, blocks, start, scratch.fields, scales);
+    if (plan.min) gatherScales(plan.min, group, blocks, start, scratch.fields, mins);
+    for (let g = 0, e = 0; g < scales.length; g++) {
+      const scale = scales[g]!;
+      const min = mins[g]!;
+      for (const end = e + group; e < end; e++, element++) {
+        const product = scale * values[levels[e]!]!;
+        out[element] = plan.min ? Math.fround(product) - min : product;
       }
     }
   }
@@ -34,52 +67,92 @@ export function levelValue(plan: QuantPlan, level: number): number {
   return plan.family === "book" ? (plan.levels[level] ?? 0) * plan.unit : level - plan.zero;
 }
 
+function levelValues(plan: QuantPlan): Float32Array {
+  return Float32Array.from({ length: 256 }, (_, level) => levelValue(plan, level));
+}
+
 /** The level index of each weight of one block. Signed codes are shifted to be unsigned by adding 2^(bits−1). */
 export function readLevels(plan: QuantPlan, block: Uint8Array, levels: Uint8Array): void {
-  const { type, code, sign, delta, dimension } = plan;
+  gatherLevels(plan, block, 0, { ...scratchOf(plan.type.block), levels });
+}
+
+function gatherLevels(plan: QuantPlan, bytes: Uint8Array, start: number, scratch: Scratch): void {
+  const { type, code } = plan;
+  const { levels, fields } = scratch;
   if (isUnpacked(type.code)) {
-    type.code.unpack(block, levels);
+    type.code.unpack(bytes.subarray(start, start + type.bytes), levels);
+    if (plan.family === "book") fields.set(levels);
   } else if (code !== undefined) {
+    readFields(code, bytes, start, fields);
     const bias = code.signed ? 2 ** (code.bits - 1) : 0;
-    for (let i = 0; i < code.count; i++) levels[i] = readField(code, block, i) + bias;
+    if (plan.family === "ints") for (let i = 0; i < code.count; i++) levels[i] = fields[i]! + bias;
   }
-  if (plan.family !== "book") return;
+  if (plan.family === "book") lookUp(plan, bytes, start, scratch);
+}
+
+/** Codebook entries, codes being in `fields`, to level indices. */
+function lookUp(plan: QuantPlan, bytes: Uint8Array, start: number, scratch: Scratch): void {
+  const { index, sign, delta, dimension, type } = plan;
+  const { levels, fields, signs, deltas } = scratch;
   const size = type.values.kind === "book" ? type.values.table.length : 0;
-  // Backwards, because the codes stand at the front of the array that the levels fill.
-  for (let e = type.block - 1; e >= 0; e--) {
-    const entry = wideCode(plan, block, levels, Math.floor(e / dimension));
-    const negative = sign ? signBit(sign, block, e) : 0;
-    const shifted = delta ? readField(delta, block, Math.floor(e / delta.per)) : 0;
-    const variant = (sign ? 2 : 1) * shifted + negative;
-    levels[e] = plan.index[variant * size + entry * dimension + (e % dimension)] ?? 0;
+  if (sign) {
+    readFields(sign, bytes, start, signs);
+    if (sign.parity) for (let i = 0; i < sign.count; i++) signs[i] = withParity(signs[i]!);
+  }
+  if (delta) readFields(delta, bytes, start, deltas);
+  for (let e = 0, i = 0; e < type.block; i++) {
+    const entry = fields[i]! * dimension;
+    for (let j = 0; j < dimension; j++, e++) {
+      const shifted = delta ? deltas[Math.floor(e / delta.per)]! : 0;
+      const variant = sign ? 2 * shifted + ((signs[e >> 3]! >> (e & 7)) & 1) : shifted;
+      levels[e] = index[variant * size + entry + j]!;
+    }
   }
 }
 
-/** Codes above 8 bits do not fit the level array, so books read their field. */
-function wideCode(plan: QuantPlan, block: Uint8Array, levels: Uint8Array, i: number): number {
-  return plan.code ? readField(plan.code, block, i) : (levels[i] ?? 0);
-}
-
-function signBit(sign: FieldPlan & { parity: boolean }, block: Uint8Array, element: number): number {
-  const bits = readField(sign, block, Math.floor(element / sign.per));
-  const j = element % 8;
-  if (!sign.parity || j < 7) return (bits >> j) & 1;
-  let parity = 0;
-  for (let rest = bits; rest > 0; rest >>= 1) parity ^= rest & 1;
-  return parity;
+/** Seven signs and an eighth that makes the number of minus signs even. */
+function withParity(signs: number): number {
+  let parity = signs ^ (signs >> 4);
+  parity ^= parity >> 2;
+  parity ^= parity >> 1;
+  return signs | ((parity & 1) << 7);
 }
 
 /** Scale (or min) of the group that starts at element `start`. */
 export function readScale(plan: ScalePlan, block: Uint8Array, start: number): number {
-  let value = 1;
+  const per = Math.min(
+    plan.super?.per ?? Number.POSITIVE_INFINITY,
+    plan.sub?.per ?? Number.POSITIVE_INFINITY,
+  );
+  if (per === Number.POSITIVE_INFINITY) return plan.multiplier;
+  const field = plan.super ?? plan.sub;
+  const scales = new Float32Array(((field?.per ?? 0) * (field?.count ?? 0)) / per);
+  const fields = new Int32Array(scales.length);
+  gatherScales(plan, per, block, 0, fields, scales);
+  return scales[Math.floor(start / per)]!;
+}
+
+/** One scale for each `group` weights of the block that starts at byte `start`. */
+function gatherScales(
+  plan: ScalePlan,
+  group: number,
+  bytes: Uint8Array,
+  start: number,
+  fields: Int32Array,
+  out: Float32Array,
+): void {
+  out.fill(1);
   if (plan.super) {
-    const bits = readField(plan.super, block, Math.floor(start / plan.super.per));
-    value = decodeScale(plan.super.format, bits);
+    const span = plan.super.per / group;
+    readFields(plan.super, bytes, start, fields);
+    for (let i = 0; i < plan.super.count; i++) {
+      out.fill(decodeScale(plan.super.format, fields[i]! >>> 0), i * span, (i + 1) * span);
+    }
   }
   if (plan.sub) {
-    value = Math.fround(
-      value * (readField(plan.sub, block, Math.floor(start / plan.sub.per)) + plan.sub.offset),
-    );
+    const { per, offset } = plan.sub;
+    readFields(plan.sub, bytes, start, fields);
+    for (let g = 0; g < out.length; g++) out[g] = out[g]! * (fields[Math.floor((g * group) / per)]! + offset);
   }
-  return Math.fround(value * plan.multiplier);
+  if (plan.multiplier !== 1) for (let g = 0; g < out.length; g++) out[g] = out[g]! * plan.multiplier;
 }
