@@ -2,7 +2,7 @@ import { defineConfig } from "vitest/config";
 
 const config: ReturnType<typeof defineConfig> = defineConfig({
   test: {
-    include: ["{packages,plugins,kernels}/*/src/**/*.test.ts", "{models,tools,bench,examples}/**/*.test.ts"],
+    include: ["{packages,plugins,kernels,models}/*/src/**/*.test.ts", "{tools,bench,examples}/**/*.test.ts"],
     testTimeout: 60_000,
     maxWorkers: 2,
   },

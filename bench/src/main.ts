@@ -7,7 +7,8 @@ import { cpus, loadavg } from "node:os";
 import { dirname, join, relative, resolve } from "node:path";
 import { fileURLToPath } from "node:url";
 import { parseArgs } from "node:util";
-import { modelShapes } from "@lowbit/testing";
+import { modelShapes } from "@lowbit/testing/tiny-model";
+import { inspect } from "lowbit";
 import { type Contestant, type ContestantFactory, median, type Pass, tokensPerSecond } from "./contestant.ts";
 import { benchModel, type ShapeName } from "./models.ts";
 import { lowbit } from "./peers/lowbit.ts";
@@ -36,6 +37,7 @@ const help = `npm run bench -- [options]
 
 interface Settings {
   readonly modelPath: string;
+  readonly vocabularySize: number;
   readonly promptTokens: number;
   readonly tokens: number;
   readonly rounds: number;
@@ -66,8 +68,11 @@ async function settingsOf(args: readonly string[]): Promise<Settings | undefined
   const modelPath =
     values.model === undefined ? await benchModel(shapeOf(values.shape), values.type) : resolve(values.model);
   const name = modelPath.slice(modelPath.lastIndexOf("/") + 1).replace(/\.gguf$/, "");
+  const { config } = await inspect(modelPath);
+  if (config === undefined) throw new Error(`${modelPath} is of an architecture that lowbit does not know.`);
   return {
     modelPath,
+    vocabularySize: config.vocabularySize,
     promptTokens: count(values.prompt, "prompt"),
     tokens: count(values.tokens, "tokens"),
     rounds: count(values.rounds, "rounds"),
@@ -89,8 +94,9 @@ function count(text: string, name: string): number {
 }
 
 /** Ids that no round shares a prefix with another, so that no cache helps. */
-function promptOf(length: number, round: number): number[] {
-  return Array.from({ length }, (_, index) => 300 + ((index * 7919 + (round + 1) * 104_729) % 16_000));
+function promptOf(length: number, round: number, vocabularySize: number): number[] {
+  const [from, span] = [Math.floor(vocabularySize / 4), Math.floor(vocabularySize / 2)];
+  return Array.from({ length }, (_, index) => from + ((index * 7919 + (round + 1) * 104_729) % span));
 }
 
 interface Result {
@@ -103,7 +109,7 @@ interface Result {
 }
 
 async function measure(settings: Settings): Promise<{ results: Result[]; absent: Record<string, string> }> {
-  const { modelPath, promptTokens, tokens, rounds } = settings;
+  const { modelPath, vocabularySize, promptTokens, tokens, rounds } = settings;
   const running: { contestant: Contestant; passes: Pass[] }[] = [];
   const absent: Record<string, string> = {};
   try {
@@ -121,7 +127,7 @@ async function measure(settings: Settings): Promise<{ results: Result[]; absent:
       console.error(round === 0 ? "warming up …" : `round ${round} of ${rounds} …`);
       for (let turn = 0; turn < running.length; turn++) {
         const { contestant, passes } = running[(turn + round) % running.length] as (typeof running)[number];
-        const pass = await contestant.pass(promptOf(promptTokens, round), tokens);
+        const pass = await contestant.pass(promptOf(promptTokens, round, vocabularySize), tokens);
         if (round > 0) passes.push(pass);
       }
     }

@@ -1,7 +1,7 @@
 import { existsSync, mkdirSync, renameSync } from "node:fs";
 import { fileURLToPath } from "node:url";
 import { ggmlTypes } from "@lowbit/gguf";
-import { modelShapes, writeTinyModel } from "@lowbit/testing";
+import { modelShapes, writeTinyModel } from "@lowbit/testing/tiny-model";
 
 export type ShapeName = keyof typeof modelShapes;
 

@@ -103,6 +103,7 @@ export interface WeightSpec {
 /** What a forward pass works with. */
 export interface ForwardContext {
   readonly ops: Ops;
+  /** The checkpoint's, except that `contextLength` is how long a sequence may become as the model was loaded. */
   readonly config: ModelConfig;
   readonly kv: KvStore;
   /** Throws `weight-missing` if the role is absent. */

@@ -118,20 +118,6 @@ function withParity(signs: number): number {
   return signs | ((parity & 1) << 7);
 }
 
-/** Scale (or min) of the group that starts at element `start`. */
-export function readScale(plan: ScalePlan, block: Uint8Array, start: number): number {
-  const per = Math.min(
-    plan.super?.per ?? Number.POSITIVE_INFINITY,
-    plan.sub?.per ?? Number.POSITIVE_INFINITY,
-  );
-  if (per === Number.POSITIVE_INFINITY) return plan.multiplier;
-  const field = plan.super ?? plan.sub;
-  const scales = new Float32Array(((field?.per ?? 0) * (field?.count ?? 0)) / per);
-  const fields = new Int32Array(scales.length);
-  gatherScales(plan, per, block, 0, fields, scales);
-  return scales[Math.floor(start / per)]!;
-}
-
 /** One scale for each `group` weights of the block that starts at byte `start`. */
 function gatherScales(
   plan: ScalePlan,

@@ -53,4 +53,6 @@ export interface ChatTemplateOptions {
   tools?: readonly unknown[];
   /** Further variables of the template. */
   variables?: Readonly<Record<string, unknown>>;
+  /** The time that templates print as today's date, in UTC. Set it for prompts that repeat. @default the current time */
+  now?: Date;
 }

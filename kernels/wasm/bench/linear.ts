@@ -1,0 +1,86 @@
+/**
+ * Speed of repacking, matrix–vector and matrix–matrix products per type and build, on a matrix that no cache holds:
+ *
+ *     node kernels/wasm/bench/linear.ts [--types Q4_0,Q8_0] [--rows 16384] [--columns 4096] [--tokens 1,64] [--kinds simd128,relaxed,narrow]
+ *
+ * Kinds: simd128, relaxed (its wide dot products) and narrow (the relaxed build where those are slow); the backend would choose the faster of
+ * the last two. Prints the best of several runs on one thread: GB/s of weight memory read, GMAC/s, and 10⁶ weights/s repacked. Quantizing
+ * the activations is included.
+ */
+import { parseArgs } from "node:util";
+import { ggmlTypes } from "@lowbit/gguf";
+import { activationBytes } from "../src/weights.ts";
+import { LinearKit, linearWeight, normals, randomBlocks, seeded } from "../test/linear-kit.ts";
+
+const { values } = parseArgs({
+  options: {
+    types: {
+      type: "string",
+      default: "Q4_0,Q8_0,Q4_K,Q5_K,Q6_K,Q3_K,Q2_K,Q5_0,IQ4_NL,IQ4_XS,MXFP4,IQ2_XXS,IQ3_S,TQ2_0,Q1_0,F16,F32",
+    },
+    rows: { type: "string", default: "16384" },
+    columns: { type: "string", default: "4096" },
+    tokens: { type: "string", default: "1,64" },
+    kinds: { type: "string", default: "simd128,relaxed,narrow" },
+    seconds: { type: "string", default: "0.5" },
+  },
+});
+const rows = Number(values.rows);
+const columns = Number(values.columns);
+
+function bestSeconds(run: () => void): number {
+  run();
+  let best = Number.POSITIVE_INFINITY;
+  const end = performance.now() + 1000 * Number(values.seconds);
+  for (let n = 0; n < 3 || performance.now() < end; n++) {
+    const start = performance.now();
+    run();
+    best = Math.min(best, (performance.now() - start) / 1000);
+  }
+  return best;
+}
+
+for (const kind of values.kinds.split(",") as ("simd128" | "relaxed" | "narrow")[]) {
+  console.log(`\n${kind}, ${rows} × ${columns}`);
+  console.log(
+    `type      layout          bpw   repack M/s ${values.tokens
+      .split(",")
+      .map((n) => `${`M=${n} GB/s`.padStart(12)}${"GMAC/s".padStart(8)}`)
+      .join("")}`,
+  );
+  for (const type of [...ggmlTypes.values()].filter(({ name }) => values.types.split(",").includes(name))) {
+    const kit = new LinearKit(kind);
+    // A few distinct rows, repeated: the kernels' time does not depend on the values.
+    const pattern = randomBlocks(type, (8 * columns) / type.block, seeded(1));
+    const blocks = new Uint8Array((pattern.length / 8) * rows);
+    for (let at = 0; at < blocks.length; at += pattern.length) blocks.set(pattern, at);
+    const start = performance.now();
+    const weight = kit.weights.upload(linearWeight(type, rows, columns, blocks));
+    const repack = (rows * columns) / (performance.now() - start) / 1000;
+    const cells = values.tokens
+      .split(",")
+      .map(Number)
+      .map((tokens) => {
+        const { heap, exports } = kit;
+        const x = heap.allocate(4 * tokens * columns, "x");
+        const quantized = heap.allocate(activationBytes(tokens, columns), "quantized x");
+        const y = heap.allocate(4 * tokens * rows, "y");
+        const call = heap.allocate(64, "call");
+        heap.floats.set(normals(tokens * columns, seeded(2)), x / 4);
+        heap.words.set([weight.address, 0, 0, rows, x, quantized, 0, 0, tokens, y, rows], call / 4);
+        const seconds = bestSeconds(() => {
+          if (weight.quantizes) exports.activation_quantize(quantized, x, tokens, columns, columns);
+          exports.linear(call);
+        });
+        for (const address of [x, quantized, y, call]) heap.release(address);
+        const reads = Math.ceil(tokens / 64);
+        const rate = (value: number, width: number): string =>
+          (value / seconds / 1e9).toFixed(1).padStart(width);
+        return `${rate(weight.bytes * reads, 12)}${rate(rows * columns * tokens, 8)}`;
+      });
+    const bpw = ((8 * weight.bytes) / rows / columns).toFixed(2);
+    console.log(
+      `${type.name.padEnd(10)}${weight.layout.padEnd(14)}${bpw.padStart(6)}${repack.toFixed(0).padStart(12)} ${cells.join("")}`,
+    );
+  }
+}

@@ -1,0 +1,86 @@
+// Rows decoded from the planes, bit for bit what core's dequantizer gives.
+#include "scales.h"
+
+typedef struct {
+  v128_t value;  // of the current super, f32
+  int32_t super_left, sub_left;
+  uint32_t super_next, sub_next;
+} ScaleWalk;
+
+// Scale of the four rows for the next 4 columns.
+static v128_t next_scale(const Scale *scale, const uint8_t *super, const uint8_t *sub, ScaleWalk *walk, v128_t *current) {
+  int fresh = walk->super_next == 0 && walk->sub_next == 0;
+  if (scale->format == SCALE_NONE) {
+    walk->value = wasm_f32x4_splat(1);
+  } else if (walk->super_left == 0) {
+    walk->value = load_super(scale->format, scale->table, super, walk->super_next++);
+    walk->super_left = scale->super_per;
+    fresh = 1;
+  }
+  v128_t s = walk->value;
+  if (scale->sub != SUB_NONE) {
+    if (walk->sub_left == 0) {
+      walk->sub_next++;
+      walk->sub_left = scale->sub_per;
+      fresh = 1;
+    }
+    if (fresh) s = wasm_f32x4_mul(s, load_sub(scale->sub, scale->offset, sub, walk->sub_next - 1));
+  }
+  if (fresh) *current = wasm_f32x4_mul(s, wasm_f32x4_splat(scale->multiplier));
+  walk->super_left -= 4;
+  walk->sub_left -= 4;
+  return *current;
+}
+
+static void put(float *y, float value, int adds) { *y = adds ? *y + value : value; }
+
+static void embed_packed(const Segment *s, const uint8_t *record, int lane, float *y) {
+  const TypeInfo *type = s->type;
+  ScaleWalk walk = {0}, min_walk = {0};
+  v128_t scale = wasm_f32x4_splat(0), min = wasm_f32x4_splat(0);
+  v128_t table = wasm_v128_load(type->table);
+  for (int32_t column = 0; column < s->columns; column += 4) {
+    int quad = column / 4 % 8;
+    v128_t codes = quad_codes(type->width, record + (uint32_t)(column / 32) * (uint32_t)(16 * type->width), quad);
+    if (type->mode == TABLE || type->mode == SIGNED_TABLE) codes = lookup(table, codes);
+    int8_t bytes[16];
+    float scales[4], mins[4];
+    wasm_v128_store(bytes, codes);
+    wasm_v128_store(scales, next_scale(&type->scale, record + s->super_at, record + s->sub_at, &walk, &scale));
+    if (type->has_min) {
+      wasm_v128_store(mins, next_scale(&type->min, record + s->min_super_at, record + s->min_sub_at, &min_walk, &min));
+    }
+    for (int i = 0; i < 4; i++) {
+      float level = (float)(bytes[4 * lane + i] - type->zero) * type->unit;
+      float product = scales[lane] * level;
+      put(y + column + i, type->has_min ? product - mins[lane] : product, s->adds);
+    }
+  }
+}
+
+static void embed_dense(const Segment *s, const uint8_t *record, int lane, float *y) {
+  for (int32_t k = 0; k < s->columns; k++) {
+    float value;
+    if (s->kind == DENSE_F32) {
+      value = ((const float *)record)[4 * k + lane];
+    } else {
+      v128_t bits = wasm_i32x4_splat((int16_t)((const uint16_t *)record)[4 * k + lane]);
+      value = wasm_f32x4_extract_lane(s->kind == DENSE_F16 ? half_to_float(bits) : wasm_i32x4_shl(bits, 16), 0);
+    }
+    put(y + k, value, s->adds);
+  }
+}
+
+EXPORT(embed_rows) void embed_rows(const Weight *weight, const int32_t *ids, int32_t count, float *y) {
+  for (int32_t t = 0; t < count; t++, y += weight->in) {
+    int32_t expert = ids[t] / weight->out;
+    int32_t row = ids[t] % weight->out;
+    if (weight->flags & WEIGHT_GAPS) __builtin_memset(y, 0, (uint32_t)weight->in * 4);
+    for (int32_t i = 0; i < weight->segments; i++) {
+      const Segment *s = weight->segment + i;
+      const uint8_t *record = s->data + ((uint32_t)expert * (uint32_t)weight->groups + (uint32_t)(row / 4)) * s->group_bytes;
+      if (s->kind == PACKED) embed_packed(s, record, row % 4, y + s->from);
+      else embed_dense(s, record, row % 4, y + s->from);
+    }
+  }
+}

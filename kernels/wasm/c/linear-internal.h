@@ -1,0 +1,42 @@
+// Between linear.c (the loops over tokens, rows and segments), its kernels and their generator (generate/).
+#ifndef LOWBIT_LINEAR_INTERNAL_H
+#define LOWBIT_LINEAR_INTERNAL_H
+
+#include "activation.h"
+#include "scales.h"
+
+// Sixteen rows, four records, are worked on at a time; so are at most this many tokens, so that their codes stay in the level-2 cache.
+enum { STRIP_RECORDS = 4, STRIP_TOKENS = 64 };
+
+// The tokens of a strip: rows of x and of the quantized x, already looked up.
+typedef struct {
+  int32_t tokens;
+  const float *x[STRIP_TOKENS];
+  uint32_t row[STRIP_TOKENS];
+  const Activation *quantized;
+} Strip;
+
+// acc[4·t + r] += segment · x for token t and record r; records past the end repeat the last one.
+void strip_packed(const Segment *segment, const uint8_t *const *records, int32_t record_count, const Strip *strip, v128_t *acc);
+void strip_dense(const Segment *segment, const uint8_t *const *records, int32_t record_count, const Strip *strip, v128_t *acc);
+
+// ---------------------------------------------------------------- generated kernels
+
+enum { TILE_TOKENS = 4, TILE_RECORDS = 2 };
+
+// One token by four records, or TILE_TOKENS by TILE_RECORDS. Pointers are to the first block, or column of dense kernels, whose x are f32.
+typedef struct {
+  const uint8_t *weights[STRIP_RECORDS];
+  const uint8_t *codes[TILE_TOKENS];  // of the plane and stride that the kernel reads
+  const uint8_t *meta[TILE_TOKENS];
+  int32_t blocks;                     // at least 1
+  const v128_t *scales;               // [group][STRIP_RECORDS]
+  const v128_t *constants;            // 16-bit lanes (−zero, 0); the operand table
+  v128_t *acc;                        // [token][STRIP_RECORDS]
+} TileCall;
+
+typedef void (*Kernel)(const TileCall *call);
+
+extern const Kernel packed_kernels[], dense_kernels[];
+
+#endif

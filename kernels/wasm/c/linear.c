@@ -1,0 +1,62 @@
+// y = W · x: strips of sixteen rows by up to 64 tokens; each weight is read from memory once per 64 tokens.
+#include "linear-internal.h"
+
+static void store_rows(float *y, v128_t rows, int32_t count) {
+  if (count >= 4) {
+    wasm_v128_store(y, rows);
+    return;
+  }
+  float lanes[4];
+  wasm_v128_store(lanes, rows);
+  for (int32_t i = 0; i < count; i++) y[i] = lanes[i];
+}
+
+static v128_t load_rows(const float *bias, int32_t count) {
+  if (count >= 4) return wasm_v128_load(bias);
+  float lanes[4] = {0};
+  for (int32_t i = 0; i < count; i++) lanes[i] = bias[i];
+  return wasm_v128_load(lanes);
+}
+
+static void strip_rows(const LinearCall *call, const Strip *strip, int32_t first_token, int32_t row) {
+  const Weight *weight = call->weight;
+  int32_t left = call->row_to - row;
+  int32_t count = left > 16 ? STRIP_RECORDS : (left + 3) / 4;
+  v128_t acc[STRIP_TOKENS * STRIP_RECORDS];
+  for (int32_t r = 0; r < STRIP_RECORDS; r++) {
+    v128_t start = wasm_f32x4_splat(0);
+    if (weight->bias && r < count) {
+      start = load_rows(weight->bias + call->expert * weight->out + row + 4 * r, left - 4 * r);
+    }
+    for (int32_t t = 0; t < strip->tokens; t++) acc[STRIP_RECORDS * t + r] = start;
+  }
+  for (int32_t i = 0; i < weight->segments; i++) {
+    const Segment *segment = weight->segment + i;
+    uint32_t record = (uint32_t)call->expert * (uint32_t)weight->groups + (uint32_t)(row / 4);
+    const uint8_t *records[STRIP_RECORDS];
+    for (int32_t r = 0; r < STRIP_RECORDS; r++) {
+      records[r] = segment->data + (record + (uint32_t)(r < count ? r : count - 1)) * segment->group_bytes;
+    }
+    if (segment->kind == PACKED) strip_packed(segment, records, count, strip, acc);
+    else strip_dense(segment, records, count, strip, acc);
+  }
+  for (int32_t t = 0; t < strip->tokens; t++) {
+    int32_t y_row = call->y_rows ? call->y_rows[first_token + t] : first_token + t;
+    float *y = call->y + (uint32_t)y_row * (uint32_t)call->y_stride + row;
+    for (int32_t r = 0; r < count; r++) store_rows(y + 4 * r, acc[STRIP_RECORDS * t + r], left - 4 * r);
+  }
+}
+
+EXPORT(linear) void linear(const LinearCall *call) {
+  Strip strip;
+  strip.quantized = call->quantized;
+  for (int32_t first = 0; first < call->tokens; first += STRIP_TOKENS) {
+    int32_t left = call->tokens - first;
+    strip.tokens = left < STRIP_TOKENS ? left : STRIP_TOKENS;
+    for (int32_t t = 0; t < strip.tokens; t++) {
+      strip.row[t] = (uint32_t)(call->x_rows ? call->x_rows[first + t] : first + t);
+      strip.x[t] = call->x + strip.row[t] * (uint32_t)call->weight->in;
+    }
+    for (int32_t row = call->row_from; row < call->row_to; row += 4 * STRIP_RECORDS) strip_rows(call, &strip, first, row);
+  }
+}

@@ -1,0 +1,100 @@
+// Linear weights in linear memory: the structs that TypeScript writes (src/weights.ts) and the calls on them.
+// Every field is one 32-bit word. Pointers are byte addresses and may exceed 2 GiB: treat them as unsigned.
+#ifndef LOWBIT_LINEAR_H
+#define LOWBIT_LINEAR_H
+
+#include <stdint.h>
+#include <wasm_simd128.h>
+
+#define EXPORT(name) __attribute__((export_name(#name)))
+
+// ---------------------------------------------------------------- activations
+
+// A row of f32 is quantized once per 32 columns to int8: scale = max|x| / 127, q = x · (127 / max|x|) rounded half to even, −127 to 127.
+// Blocks are padded with zeros past the last column. Block b of token r is number i = r · stride + b; of it there are
+//   meta + 32·i   f32 scale; i32 Σq of columns 0..15, of 16..31, of all; f32 scale · Σq; then, with wide dots, the same three sums of max(−q, 0)
+//   codes + 32·i  int8 q[32]; relaxed build only
+//   split + 64·i  relaxed build with wide dots: int8 max(q,0)[32], max(−q,0)[32]
+//                 else int16 q[32], each four columns k..k+3 in the order k, k+2, k+1, k+3
+typedef struct {
+  int32_t rows;
+  int32_t columns;
+  int32_t stride;  // ⌈columns / 32⌉ and a few, so that the rows of a tile do not fall on the same cache sets
+  uint8_t *meta;
+  uint8_t *codes;
+  uint8_t *split;
+} Activation;
+
+// Bytes of an Activation, header included, for `rows` rows: the caller allocates them, 16-byte aligned. At most
+// rows · (⌈columns/32⌉ + 5) · 128 + 64: TypeScript has the formula (activationBytes in src/weights.ts).
+uint32_t activation_bytes(int32_t rows, int32_t columns);
+
+// Lays the header and arrays out in `memory` and quantizes x [rows, columns], rows `stride` floats apart. A row with a NaN or an
+// infinity gives a block with scale NaN (its products are then NaN, as in f32).
+Activation *activation_quantize(void *memory, const float *x, int32_t rows, int32_t columns, int32_t stride);
+
+// Relaxed build: 1 if its four-way dot product is one instruction on this machine (VNNI, SDOT), else 0; TypeScript measures. Results do not
+// depend on it. To be set before the first activation_quantize; 1 at first.
+void prefer_wide(int32_t wide);
+
+// ---------------------------------------------------------------- weights
+
+enum { DENSE_F32 = 0, DENSE_F16 = 1, DENSE_BF16 = 2, PACKED = 3 };
+
+struct TypeInfo;  // type.h: what a quantization type compiles to
+
+// Columns [from, from + columns) of a weight. Rows lie in groups of 4 (padded with zeros); a group is one record of
+// `group_bytes`, a multiple of 16. The records of expert e begin at data + e · groups · group_bytes.
+typedef struct {
+  int32_t kind;
+  int32_t from;
+  int32_t columns;
+  uint32_t group_bytes;
+  const uint8_t *data;
+  const struct TypeInfo *type;  // PACKED only
+  uint32_t super_at;            // byte offsets in a record; unused ones are 0
+  uint32_t sub_at;
+  uint32_t min_super_at;
+  uint32_t min_sub_at;
+  int32_t adds;                 // overlaps an earlier segment, so that embed must add
+  int32_t reserved;
+} Segment;
+
+enum { WEIGHT_QUANTIZES = 1, WEIGHT_GAPS = 2 };
+
+typedef struct {
+  int32_t out;      // rows of one expert
+  int32_t in;
+  int32_t experts;
+  int32_t groups;   // ⌈out / 4⌉
+  const float *bias;  // [experts · out] or 0
+  int32_t flags;    // WEIGHT_QUANTIZES: some segment is packed, so linear() needs the Activation; WEIGHT_GAPS: columns that no segment covers
+  int32_t segments;
+  int32_t reserved;
+  Segment segment[];
+} Weight;
+
+// ---------------------------------------------------------------- calls
+
+// y[t] = W[expert] · x[t] (+ bias) for `tokens` tokens and the rows [row_from, row_to) of the expert.
+typedef struct {
+  const Weight *weight;
+  int32_t expert;         // 0 for plain weights
+  int32_t row_from;       // a multiple of 4
+  int32_t row_to;         // a multiple of 4, or weight->out
+  const float *x;         // [·, in], contiguous rows
+  const Activation *quantized;  // of the same x; may be 0 unless WEIGHT_QUANTIZES
+  const int32_t *x_rows;  // row of x that token t reads; 0: t
+  const int32_t *y_rows;  // row of y that token t writes; 0: t
+  int32_t tokens;
+  float *y;               // [·, out]
+  int32_t y_stride;       // floats from one row of y to the next, normally weight->out
+} LinearCall;
+
+// Overwrites y. Sums run in a fixed order that depends on neither the build, `tokens` nor the row range.
+void linear(const LinearCall *call);
+
+// Rows ids[0..count) of the weight (experts count as one tall matrix), decoded exactly, to y [count, in]. Ids are in range.
+void embed_rows(const Weight *weight, const int32_t *ids, int32_t count, float *y);
+
+#endif

@@ -1,0 +1,232 @@
+// Blocks as the file has them → planes. Driven by the tables of type.h alone, so that a type which is only data needs no code here.
+//
+// Per 32 columns a record holds `width` vectors of 16 bytes. Lane r of a vector belongs to row r of the group; its byte i to column
+// 4·quad + i. Where the bits of quad 0..7 lie (b.s = vector b, shift s within each byte):
+//   1 bit   0.quad                             2 bits  quad/4 . 2·(quad%4)            4 bits  quad/2 . 4·(quad%2)
+//   3 bits  2 bits as above, bit 2 in vector 2 at quad
+//   5 bits  4 bits as above, bit 4 in vector 4 at quad
+//   6 bits  4 bits as above, bits 4 and 5 as 2 bits in vectors 4 and 5
+//   8 bits  vector quad
+#include "linear.h"
+#include "type.h"
+
+typedef struct {
+  const Segment *segment;
+  const uint8_t *blocks;  // the rows' blocks, back to back; 8 readable bytes follow
+  uint32_t row_bytes;
+  int32_t rows;       // 1 to any; the last group is padded
+  uint8_t *levels;    // scratch, 4 · columns bytes
+  const uint8_t *codes;   // unpacked codes [rows, columns], or 0
+  uint8_t *out;       // first record
+} PackCall;
+
+enum { PACK_OK = 0, PACK_NON_FINITE = 1 };
+
+typedef uint64_t unaligned64 __attribute__((aligned(1)));
+typedef uint32_t unaligned32 __attribute__((aligned(1)));
+typedef uint16_t unaligned16 __attribute__((aligned(1)));
+
+static inline uint32_t read_piece(const Piece *piece, const uint8_t *block, int32_t i) {
+  uint32_t position = piece->positions[i];
+  uint64_t word = *(const unaligned64 *)(block + (position >> 3));
+  return ((uint32_t)(word >> (position & 7)) & (uint32_t)((1ull << piece->bits) - 1)) << piece->shift;
+}
+
+static inline uint32_t read_unsigned(const Field *field, const uint8_t *block, int32_t i) {
+  uint32_t value = 0;
+  for (int32_t p = 0; p < field->pieces; p++) value |= read_piece(field->piece + p, block, i);
+  return value;
+}
+
+// Codes of at most 8 bits, piece by piece: the inner loop is a load, a shift and an and.
+static void read_codes(const TypeInfo *type, const uint8_t *block, uint8_t *codes) {
+  const Field *field = type->code;
+  for (int32_t p = 0; p < field->pieces; p++) {
+    const uint16_t *positions = field->piece[p].positions;
+    uint32_t mask = (1u << field->piece[p].bits) - 1;
+    int32_t shift = field->piece[p].shift;
+    if (p == 0) {
+      for (int32_t i = 0; i < field->count; i++) {
+        uint32_t position = positions[i];
+        codes[i] = (uint8_t)((*(const unaligned16 *)(block + (position >> 3)) >> (position & 7)) & mask);
+      }
+    } else {
+      for (int32_t i = 0; i < field->count; i++) {
+        uint32_t position = positions[i];
+        codes[i] |= (uint8_t)(((*(const unaligned16 *)(block + (position >> 3)) >> (position & 7)) & mask) << shift);
+      }
+    }
+  }
+  if (type->code_bias != 0) {
+    uint32_t half = (uint32_t)type->code_bias;
+    for (int32_t i = 0; i < field->count; i++) codes[i] ^= (uint8_t)half;  // two's complement + 2^(bits−1)
+  }
+}
+
+static void read_book(const TypeInfo *type, const uint8_t *block, const uint8_t *given, uint8_t *levels) {
+  int32_t dimension = type->dimension;
+  uint32_t signs = 0;
+  const uint8_t *by_delta = type->index;
+  for (int32_t e = 0; e < type->block; e += dimension) {
+    int32_t i = e / dimension;
+    uint32_t entry = given ? given[i] : read_unsigned(type->code, block, i);
+    for (int32_t j = 0; j < dimension; j++) {
+      int32_t element = e + j;
+      if (type->delta && element % type->delta->per == 0) {
+        uint32_t delta = read_unsigned(type->delta, block, element / type->delta->per);
+        by_delta = type->index + delta * (uint32_t)type->index_stride * (type->sign ? 2 : 1);
+      }
+      uint32_t negative = 0;
+      if (type->sign) {
+        if (element % 8 == 0) {
+          signs = read_unsigned(type->sign, block, element / type->sign->per);
+          if (type->parity) signs = (signs & 127) | (uint32_t)(__builtin_popcount(signs) & 1) << 7;
+        }
+        negative = signs >> (element % 8) & 1;
+      }
+      levels[element] = by_delta[negative * (uint32_t)type->index_stride + entry * (uint32_t)dimension + (uint32_t)j];
+    }
+  }
+}
+
+// One row's level indices; for BYTES the bytes to store.
+static void read_row(const PackCall *call, int32_t row, uint8_t *levels) {
+  const TypeInfo *type = call->segment->type;
+  int32_t columns = call->segment->columns;
+  const uint8_t *block = call->blocks + (uint32_t)row * call->row_bytes;
+  const uint8_t *codes = call->codes ? call->codes + (uint32_t)row * (uint32_t)columns : 0;
+  for (int32_t at = 0; at < columns; at += type->block, block += type->block_bytes) {
+    if (type->index) {
+      read_book(type, block, codes ? codes + at : 0, levels + at);
+    } else if (codes) {
+      __builtin_memcpy(levels + at, codes + at, (uint32_t)type->block);
+    } else {
+      read_codes(type, block, levels + at);
+    }
+  }
+  if (type->mode == BYTES) {
+    for (int32_t i = 0; i < columns; i++) levels[i] = type->stored[levels[i]];
+  }
+}
+
+// ---------------------------------------------------------------- planes
+
+static inline v128_t quad_of(const uint8_t *levels, uint32_t stride, int32_t quad) {
+  const uint8_t *at = levels + 4 * quad;
+  return wasm_i32x4_make((int32_t)*(const unaligned32 *)at, (int32_t)*(const unaligned32 *)(at + stride),
+                         (int32_t)*(const unaligned32 *)(at + 2 * stride), (int32_t)*(const unaligned32 *)(at + 3 * stride));
+}
+
+// bits [low, low + bits) of the eight quads' codes into `bits` vectors.
+static void store_plane(const v128_t *quads, int low, int bits, uint8_t *out) {
+  int per = 8 / bits;
+  v128_t mask = wasm_i8x16_splat((int8_t)((1 << bits) - 1));
+  for (int vector = 0; vector < bits; vector++) {
+    v128_t packed = wasm_i8x16_splat(0);
+    for (int i = 0; i < per; i++) {
+      v128_t piece = wasm_v128_and(wasm_u8x16_shr(quads[vector * per + i], (uint32_t)low), mask);
+      packed = wasm_v128_or(packed, wasm_i8x16_shl(piece, (uint32_t)(i * bits)));
+    }
+    wasm_v128_store(out + 16 * vector, packed);
+  }
+}
+
+static void store_planes(const uint8_t *levels, uint32_t stride, int32_t width, uint8_t *out) {
+  for (uint32_t column = 0; column < stride; column += 32, out += 16 * width) {
+    v128_t quads[8];
+    for (int32_t quad = 0; quad < 8; quad++) quads[quad] = quad_of(levels + column, stride, quad);
+    switch (width) {
+      case 1: case 2: case 4: store_plane(quads, 0, width, out); break;
+      case 3: store_plane(quads, 0, 2, out); store_plane(quads, 2, 1, out + 32); break;
+      case 5: store_plane(quads, 0, 4, out); store_plane(quads, 4, 1, out + 64); break;
+      case 6: store_plane(quads, 0, 4, out); store_plane(quads, 4, 2, out + 64); break;
+      default:
+        for (int32_t quad = 0; quad < 8; quad++) wasm_v128_store(out + 16 * quad, quads[quad]);
+    }
+  }
+}
+
+// ---------------------------------------------------------------- scales
+
+static int finite(int32_t format, uint32_t bits) {
+  switch (format) {
+    case SCALE_F32: return (bits & 0x7f800000) != 0x7f800000;
+    case SCALE_F16: return (bits & 0x7c00) != 0x7c00;
+    case SCALE_BF16: return (bits & 0x7f80) != 0x7f80;
+    default: return 1;
+  }
+}
+
+// The scales of one row, its items every 4 in their planes.
+static int32_t store_scales(const TypeInfo *type, const Scale *scale, const uint8_t *block, int32_t columns, int32_t row, uint8_t *super,
+                            uint8_t *sub) {
+  uint32_t super_at = (uint32_t)row, sub_at = (uint32_t)row;
+  for (int32_t at = 0; at < columns; at += type->block, block += type->block_bytes) {
+    if (scale->format != SCALE_NONE) {
+      for (int32_t i = 0; i < scale->super_field->count; i++, super_at += 4) {
+        uint32_t bits = read_unsigned(scale->super_field, block, i);
+        if (!finite(scale->format, bits)) return PACK_NON_FINITE;
+        if (scale->format == SCALE_F32) ((uint32_t *)super)[super_at] = bits;
+        else if (scale->format == SCALE_TABLE) super[super_at] = (uint8_t)bits;
+        else ((uint16_t *)super)[super_at] = (uint16_t)bits;
+      }
+    }
+    if (scale->sub != SUB_NONE) {
+      int32_t unused = 8 - scale->sub_field->bits;
+      for (int32_t i = 0; i < scale->sub_field->count; i++, sub_at += 4) {
+        uint8_t bits = (uint8_t)read_unsigned(scale->sub_field, block, i);
+        sub[sub_at] = scale->sub == SUB_SIGNED ? (uint8_t)((int8_t)(uint8_t)(bits << unused) >> unused) : bits;
+      }
+    }
+  }
+  return PACK_OK;
+}
+
+EXPORT(pack_rows) int32_t pack_rows(const PackCall *call) {
+  const Segment *s = call->segment;
+  const TypeInfo *type = s->type;
+  uint32_t stride = (uint32_t)s->columns;
+  uint8_t *record = call->out;
+  for (int32_t first = 0; first < call->rows; first += 4, record += s->group_bytes) {
+    __builtin_memset(record, 0, s->group_bytes);  // rows past the end: scale 0
+    for (int32_t r = 0; r < 4; r++) {
+      if (first + r >= call->rows) {
+        __builtin_memset(call->levels + (uint32_t)r * stride, 0, stride);
+        continue;
+      }
+      read_row(call, first + r, call->levels + (uint32_t)r * stride);
+      const uint8_t *blocks = call->blocks + (uint32_t)(first + r) * call->row_bytes;
+      int32_t status = store_scales(type, &type->scale, blocks, s->columns, r, record + s->super_at, record + s->sub_at);
+      if (status == PACK_OK && type->has_min) {
+        status = store_scales(type, &type->min, blocks, s->columns, r, record + s->min_super_at, record + s->min_sub_at);
+      }
+      if (status != PACK_OK) return status;
+    }
+    store_planes(call->levels, stride, type->width, record);
+  }
+  return PACK_OK;
+}
+
+// Plain numbers: column k of a record holds its four rows' values, of 4 bytes (DENSE_F32) or 2. Halves must be finite.
+EXPORT(pack_dense) int32_t pack_dense(const PackCall *call) {
+  const Segment *s = call->segment;
+  uint8_t *record = call->out;
+  for (int32_t first = 0; first < call->rows; first += 4, record += s->group_bytes) {
+    __builtin_memset(record, 0, s->group_bytes);
+    for (int32_t r = 0; r < 4 && first + r < call->rows; r++) {
+      const uint8_t *row = call->blocks + (uint32_t)(first + r) * call->row_bytes;
+      if (s->kind == DENSE_F32) {
+        for (int32_t k = 0; k < s->columns; k++) ((uint32_t *)record)[4 * k + r] = ((const unaligned32 *)row)[k];
+      } else {
+        uint32_t special = 0;
+        for (int32_t k = 0; k < s->columns; k++) {
+          uint32_t bits = ((const unaligned16 *)row)[k];
+          special |= (bits & 0x7c00) == 0x7c00;
+          ((uint16_t *)record)[4 * k + r] = (uint16_t)bits;
+        }
+        if (s->kind == DENSE_F16 && special) return PACK_NON_FINITE;
+      }
+    }
+  }
+  return PACK_OK;
+}

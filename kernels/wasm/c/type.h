@@ -1,0 +1,72 @@
+// What a quantization type compiles to: written by src/type-info.ts from core's QuantPlan, once per type. All fields are 32-bit words.
+#ifndef LOWBIT_TYPE_H
+#define LOWBIT_TYPE_H
+
+#include <stdint.h>
+
+// Where the values of a bit field lie in a block. `positions` are bit numbers, one per value.
+typedef struct {
+  const uint16_t *positions;
+  int32_t bits;   // 1 to 32
+  int32_t shift;  // of the piece in the value
+} Piece;
+
+typedef struct {
+  int32_t per;  // weights that share a value
+  int32_t count;
+  int32_t bits;
+  int32_t is_signed;
+  int32_t pieces;
+  Piece piece[];
+} Field;
+
+enum { SCALE_NONE = 0, SCALE_F32 = 1, SCALE_F16 = 2, SCALE_BF16 = 3, SCALE_TABLE = 4 };
+enum { SUB_NONE = 0, SUB_UNSIGNED = 1, SUB_SIGNED = 2 };
+
+// super · (sub + offset) · multiplier; an absent super or sub counts as 1. In a record the super of row r and index i is item 4i + r
+// of its plane (items of 4, 2, 2 or 1 bytes by format), the sub likewise (bytes).
+typedef struct {
+  int32_t format;
+  int32_t super_per;
+  int32_t sub;
+  int32_t sub_per;
+  float offset;
+  float multiplier;
+  const float *table;  // SCALE_TABLE: the values of the 256 bytes
+  const Field *super_field;
+  const Field *sub_field;
+} Scale;
+
+// How the planes hold a weight. The dot product sees `operand(code) − zero`, times `unit` the value before scaling.
+enum {
+  CODES = 0,         // operand = code, 1 to 6 bits
+  TABLE = 1,         // operand = table[code], 0..127; 1 to 4 bits
+  SIGNED_TABLE = 2,  // operand = table[code], signed; 4 bits
+  BYTES = 3,         // operand = the signed byte itself
+};
+
+typedef struct TypeInfo {
+  int32_t mode;
+  int32_t width;  // bits of a code in the planes: 1 to 6, 8
+  int32_t group;  // columns per scale as the kernels see it: 16 or 32
+  int32_t zero;
+  float unit;
+  int32_t has_min;
+  Scale scale;
+  Scale min;
+  int8_t table[16];
+  // For packing only:
+  int32_t block;
+  int32_t block_bytes;
+  const Field *code;       // 0: TypeScript unpacks the codes
+  int32_t code_bias;       // added to signed codes
+  const uint8_t *index;    // books: level by variant, entry and position; 0 if the code is the level
+  int32_t index_stride;    // entries · dimension
+  int32_t dimension;
+  const Field *sign;
+  int32_t parity;
+  const Field *delta;
+  const uint8_t *stored;   // BYTES: the byte stored for each level
+} TypeInfo;
+
+#endif

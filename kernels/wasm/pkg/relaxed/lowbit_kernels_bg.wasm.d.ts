@@ -1,0 +1,20 @@
+// Written by generate/glue.ts from the module's sections.
+export const embed_rows: (a: number, b: number, c: number, d: number) => void;
+export const __indirect_function_table: WebAssembly.Table;
+export const dot_trial: (a: number, b: number) => void;
+export const linear: (a: number) => void;
+export const prefer_wide: (a: number) => void;
+export const activation_bytes: (a: number, b: number) => number;
+export const activation_quantize: (a: number, b: number, c: number, d: number, e: number) => number;
+export const pack_rows: (a: number) => number;
+export const pack_dense: (a: number) => number;
+export const run: (a: number, b: number) => number;
+export const attention_scratch_bytes: (a: number, b: number, c: number, d: number) => number;
+export const selftest: () => number;
+export const looks_like_x86: () => number;
+export const _initialize: () => void;
+export const __errno_location: () => number;
+export const stackSave: () => number;
+export const stackRestore: (a: number) => void;
+export const stackAlloc: (a: number) => number;
+export const __heap_base: WebAssembly.Global;

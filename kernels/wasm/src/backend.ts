@@ -1,0 +1,247 @@
+import {
+  type Backend,
+  type KvSpec,
+  type KvStore,
+  type LinearWeight,
+  LowbitError,
+  type Tensor,
+  type Weight,
+} from "@lowbit/core";
+import { kvBytes, pageLayout, type WasmKv } from "./kv.ts";
+import { addressableBytes, Heap, pageBytes } from "./memory.ts";
+import { type ChosenModule, modulePages } from "./modules.ts";
+import { createOps } from "./ops.ts";
+import { misuse, Recorder, WasmTensor } from "./recorder.ts";
+import { createWeights, type WasmWeight, type WeightExports } from "./weights.ts";
+
+/** What the compiled C offers to this side. */
+interface Kernels extends WeightExports {
+  run(list: number, words: number): number;
+  attention_scratch_bytes(heads: number, kvHeads: number, keySize: number, valueSize: number): number;
+}
+
+/** One instance of the kernels with its own memory, bounded by `limitBytes`. */
+export async function createBackend(chosen: ChosenModule, limitBytes: number): Promise<Backend> {
+  const { memory, limit } = createMemory(Math.min(limitBytes, addressableBytes - pageBytes));
+  const instance = await WebAssembly.instantiate(chosen.module, { env: { memory } });
+  const exports = instance.exports as unknown as Kernels & {
+    readonly __heap_base: WebAssembly.Global;
+    prefer_wide(wide: number): void;
+  };
+  exports.prefer_wide(chosen.wideDots === false ? 0 : 1);
+  const heap = new Heap(memory, Number(exports.__heap_base.value), limit);
+  return new WasmBackend(heap, new Instance(exports), chosen.variant);
+}
+
+/** The kernels until `close`: whoever holds a closed backend does not keep its memory alive. */
+class Instance implements Kernels {
+  #exports: Kernels | undefined;
+
+  constructor(exports: Kernels) {
+    this.#exports = exports;
+  }
+
+  get closed(): boolean {
+    return this.#exports === undefined;
+  }
+
+  /** Throws once closed. */
+  check(): Kernels {
+    if (this.#exports === undefined) {
+      throw misuse("The backend was disposed.", "disposed");
+    }
+    return this.#exports;
+  }
+
+  run(list: number, words: number): number {
+    return this.check().run(list, words);
+  }
+
+  attention_scratch_bytes(heads: number, kvHeads: number, keySize: number, valueSize: number): number {
+    return this.check().attention_scratch_bytes(heads, kvHeads, keySize, valueSize);
+  }
+
+  pack_rows(call: number): number {
+    return this.check().pack_rows(call);
+  }
+
+  pack_dense(call: number): number {
+    return this.check().pack_dense(call);
+  }
+
+  close(): void {
+    this.#exports = undefined;
+  }
+}
+
+/** Below this, an engine that cannot even reserve the addresses has no memory for a model. */
+const leastReservedBytes = 2 ** 28;
+
+/**
+ * A memory that may grow to `limitBytes`. Some engines cannot reserve so many addresses; they get half, and so on, and
+ * that is then the limit.
+ */
+function createMemory(limitBytes: number): { memory: WebAssembly.Memory; limit: number } {
+  const maximum = Math.max(modulePages, Math.floor(limitBytes / pageBytes));
+  try {
+    return { memory: new WebAssembly.Memory({ initial: modulePages, maximum }), limit: limitBytes };
+  } catch (cause) {
+    if (limitBytes >= 2 * leastReservedBytes) return createMemory(limitBytes / 2);
+    throw new LowbitError("out-of-memory", "The JavaScript engine grants no WebAssembly memory.", {
+      reason: "wasm-memory",
+      plugin: "wasm",
+      hint: "Dispose of other models first.",
+      cause,
+    });
+  }
+}
+
+class WasmBackend implements Backend {
+  readonly name = "wasm";
+  readonly description: string;
+  readonly ops: Backend["ops"];
+  readonly #heap: Heap;
+  readonly #instance: Instance;
+  readonly #weights: ReturnType<typeof createWeights>;
+  readonly #recorder: Recorder;
+  /** Weights, vectors and caches that are not yet freed. */
+  readonly #live = new Set<object>();
+
+  constructor(heap: Heap, kernels: Instance, variant: ChosenModule["variant"]) {
+    this.description = `WebAssembly, ${variant === "relaxed" ? "relaxed SIMD" : "128-bit SIMD"}, one thread`;
+    this.#heap = heap;
+    this.#instance = kernels;
+    this.#weights = createWeights(heap, kernels);
+    this.#recorder = new Recorder(heap, kernels);
+    this.ops = createOps({
+      recorder: this.#recorder,
+      kernels,
+      tensor: (tensor, type) => this.#tensor(tensor, type),
+      weight: (weight) => this.#own(weight, "weight") as WasmWeight,
+      kv: (kv) => this.#own(kv, "cache") as WasmKv,
+    });
+  }
+
+  layout(type: Parameters<Backend["layout"]>[0]): ReturnType<Backend["layout"]> {
+    return this.#weights.layout(type);
+  }
+
+  weightBytes(type: Parameters<Backend["layout"]>[0], rows: number, columns: number): number {
+    return this.#weights.weightBytes(type, rows, columns);
+  }
+
+  upload(weight: LinearWeight): Weight {
+    this.#instance.check();
+    const uploaded = this.#weights.upload(weight);
+    this.#live.add(uploaded);
+    return uploaded;
+  }
+
+  vector(data: Float32Array): Tensor {
+    this.#instance.check();
+    if (data.length === 0) {
+      throw misuse("A vector needs at least one value.", "shape");
+    }
+    const address = this.#heap.allocate(data.length * 4, `A vector of ${data.length} values`);
+    this.#heap.floats.set(data, address / 4);
+    const tensor = new WasmTensor(
+      this.#recorder,
+      { rows: 1, columns: data.length, type: "f32" },
+      address,
+      true,
+    );
+    this.#live.add(tensor);
+    return tensor;
+  }
+
+  kvBytes(spec: KvSpec): number {
+    return kvBytes(spec);
+  }
+
+  kv(spec: KvSpec): KvStore {
+    this.#instance.check();
+    const { layers, kvHeads, keySize, valueSize, pageTokens, pages, type } = spec;
+    const bytes = kvBytes(spec);
+    const address = this.#heap.allocate(bytes, `A key/value cache of ${pages * pageTokens} positions`);
+    const kv: WasmKv = {
+      ...{ layers, kvHeads, keySize, valueSize, pageTokens, pages, type },
+      ...{ bytes, address, layout: pageLayout(spec) },
+    };
+    this.#live.add(kv);
+    return kv;
+  }
+
+  free(resource: Weight | Tensor | KvStore): void {
+    if (this.#instance.closed) return;
+    if (resource instanceof WasmTensor && resource.owner === this.#recorder && !resource.persistent) {
+      this.#recorder.releaseTensor(resource);
+      return;
+    }
+    this.#own(resource, "resource");
+    this.#live.delete(resource);
+    if (resource instanceof WasmTensor) this.#recorder.releaseTensor(resource);
+    else if (isKv(resource)) this.#heap.release(resource.address);
+    else this.#weights.free(resource as WasmWeight);
+  }
+
+  // The work is synchronous: the promise only carries the result or the error.
+  async submit(): Promise<void> {
+    this.#instance.check();
+    this.#recorder.submit();
+  }
+
+  async read(tensor: Tensor): Promise<Float32Array> {
+    this.#instance.check();
+    if (!(tensor instanceof WasmTensor && tensor.owner === this.#recorder)) throw foreign("tensor");
+    if (!this.#recorder.isReadable(tensor)) {
+      const name = `A tensor [${tensor.rows}, ${tensor.columns}]`;
+      throw tensor.released
+        ? misuse(`${name} was read after its release.`, "released")
+        : misuse(`${name} was read before submit.`, "not-submitted");
+    }
+    const [from, to] = [tensor.address / 4, tensor.address / 4 + tensor.rows * tensor.columns];
+    if (tensor.type === "i32") return Float32Array.from(this.#heap.words.subarray(from, to));
+    return this.#heap.floats.slice(from, to);
+  }
+
+  memory(): { readonly usedBytes: number; readonly limitBytes: number } {
+    return { usedBytes: this.#heap.usedBytes - this.#recorder.idleBytes, limitBytes: this.#heap.limitBytes };
+  }
+
+  async dispose(): Promise<void> {
+    this.#instance.close();
+    this.#live.clear();
+    this.#heap.close();
+  }
+
+  #tensor(tensor: Tensor, type: "f32" | "i32"): WasmTensor {
+    this.#instance.check();
+    this.#recorder.begin();
+    if (!(tensor instanceof WasmTensor && tensor.owner === this.#recorder)) throw foreign("tensor");
+    if (tensor.released) {
+      throw misuse(
+        `A tensor [${tensor.rows}, ${tensor.columns}] was used after its release.`,
+        "released",
+        "Results live until their scope ends or until the pass after theirs begins.",
+      );
+    }
+    if (tensor.type !== type) {
+      throw misuse(`An ${tensor.type} tensor was given where ${type} is expected.`, "type");
+    }
+    return tensor;
+  }
+
+  #own(resource: object, kind: string): object {
+    this.#instance.check();
+    if (!this.#live.has(resource)) throw foreign(kind);
+    return resource;
+  }
+}
+
+function isKv(resource: Weight | Tensor | KvStore): resource is WasmKv {
+  return "pageTokens" in resource;
+}
+
+function foreign(kind: string): LowbitError {
+  return misuse(`This ${kind} belongs to another backend or was freed.`, "foreign");
+}

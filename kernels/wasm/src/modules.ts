@@ -1,0 +1,140 @@
+import { LowbitError, type Platform } from "@lowbit/core";
+
+export type Variant = "simd128" | "relaxed";
+
+/** Compiled modules handed over by the user, for runtimes where the platform cannot find them. */
+export type KernelModules = Partial<Record<Variant, WebAssembly.Module>>;
+
+export interface VariantOptions {
+  /** @default "auto" */
+  readonly variant?: "auto" | Variant;
+  /** Used instead of the files beside this package; "auto" then chooses among these. */
+  readonly modules?: KernelModules;
+}
+
+export interface ChosenModule {
+  readonly variant: Variant;
+  readonly module: WebAssembly.Module;
+  /** relaxed: is the four-way dot product one instruction here? Matters to speed alone. @default true */
+  readonly wideDots?: boolean;
+}
+
+/** (module (func (param v128 v128 v128) (result v128) …)) around one i32x4.relaxed_dot_i8x16_i7x16_add_s. */
+const relaxedProbe: Uint8Array<ArrayBuffer> = Uint8Array.of(
+  ...[0x00, 0x61, 0x73, 0x6d, 0x01, 0x00, 0x00, 0x00],
+  ...[0x01, 0x08, 0x01, 0x60, 0x03, 0x7b, 0x7b, 0x7b, 0x01, 0x7b],
+  ...[0x03, 0x02, 0x01, 0x00],
+  ...[0x0a, 0x0d, 0x01, 0x0b, 0x00, 0x20, 0x00, 0x20, 0x01, 0x20, 0x02, 0xfd, 0x93, 0x02, 0x0b],
+);
+
+/** The same around i32x4.dot_i16x8_s of two operands. */
+const simdProbe: Uint8Array<ArrayBuffer> = Uint8Array.of(
+  ...[0x00, 0x61, 0x73, 0x6d, 0x01, 0x00, 0x00, 0x00],
+  ...[0x01, 0x07, 0x01, 0x60, 0x02, 0x7b, 0x7b, 0x01, 0x7b],
+  ...[0x03, 0x02, 0x01, 0x00],
+  ...[0x0a, 0x0b, 0x01, 0x09, 0x00, 0x20, 0x00, 0x20, 0x01, 0xfd, 0xba, 0x01, 0x0b],
+);
+
+/** Does the engine accept 128-bit SIMD, without which nothing here runs? */
+export function supportsSimd(): boolean {
+  return WebAssembly.validate(simdProbe);
+}
+
+/**
+ * Picks the build for this engine: `relaxed` where the engine knows its dot product and computes it right (Node 20 behind
+ * its flag does not), else `simd128`. Both compute the same bits. Throws `backend-unavailable` if the wish cannot be met.
+ */
+export async function chooseVariant(platform: Platform, options: VariantOptions = {}): Promise<ChosenModule> {
+  const { variant = "auto", modules } = options;
+  if (!supportsSimd()) {
+    throw unavailable("this engine has no 128-bit SIMD in WebAssembly", "no-simd", "Use a newer runtime.");
+  }
+  const load = async (wanted: Variant): Promise<{ variant: Variant; module: WebAssembly.Module }> => {
+    if (modules === undefined) return { variant: wanted, module: await platform.wasm(moduleUrl(wanted)) };
+    const module = modules[wanted];
+    if (module !== undefined) return { variant: wanted, module };
+    const given = Object.keys(modules).join(", ") || "none";
+    throw unavailable(
+      `the ${wanted} module was not handed over (given: ${given})`,
+      "no-module",
+      "Add it to `modules`.",
+    );
+  };
+  if (variant === "simd128") return load("simd128");
+  if (variant === "auto" && modules !== undefined && modules.relaxed === undefined) return load("simd128");
+  if (WebAssembly.validate(relaxedProbe)) {
+    const chosen = await load("relaxed");
+    if ((await instantiate(chosen.module)).selftest() === 1) return chosen;
+  }
+  if (variant === "auto") return load("simd128");
+  throw unavailable(
+    "this engine lacks relaxed SIMD or computes it wrongly",
+    "no-relaxed-simd",
+    'Use variant "auto" or "simd128".',
+  );
+}
+
+interface TrialExports {
+  /** 1 if the instructions that engines have got wrong give known answers. */
+  selftest(): number;
+  dot_trial(wide: number, count: number): void;
+  looks_like_x86(): number;
+}
+
+/** An instance with a memory of its own. */
+async function instantiate(module: WebAssembly.Module): Promise<TrialExports> {
+  const memory = new WebAssembly.Memory({ initial: modulePages, maximum: modulePages });
+  const { exports } = await WebAssembly.instantiate(module, { env: { memory } });
+  if (typeof exports.selftest !== "function") {
+    throw unavailable(
+      "the relaxed module is not one of lowbit's",
+      "wrong-module",
+      "Build it with kernels/wasm/build.sh.",
+    );
+  }
+  return exports as unknown as TrialExports;
+}
+
+/** Long enough for engines to replace their first, hasty code, in which all dot products take the same time. */
+const trialMs = 20;
+
+/**
+ * The wide dot product is one instruction with SDOT (ARM) and AVX-VNNI, five on other x86, where 16-bit sums are faster.
+ * A short trial fills in `wideDots`; where the clock stands still or ticks too slowly, the kind of processor decides.
+ */
+export async function measureDots(chosen: ChosenModule, platform: Platform): Promise<ChosenModule> {
+  if (chosen.variant !== "relaxed") return chosen;
+  const trial = await instantiate(chosen.module);
+  const best = [Number.POSITIVE_INFINITY, Number.POSITIVE_INFINITY];
+  const begin = platform.now();
+  for (let round = 0; round < 400 && platform.now() - begin < trialMs; round++) {
+    for (const wide of [0, 1]) {
+      const start = platform.now();
+      trial.dot_trial(wide, 16);
+      best[wide] = Math.min(best[wide]!, platform.now() - start);
+    }
+    if (round % 50 === 49) await platform.yield();
+  }
+  const [narrow = 0, wide = 0] = best;
+  const clear = narrow > 0 && Math.abs(wide - narrow) > 0.1 * narrow;
+  return { ...chosen, wideDots: clear ? wide < narrow : trial.looks_like_x86() === 0 };
+}
+
+/** Pages that the modules declare: data, stack and a first bit of heap. */
+export const modulePages = 4;
+
+function moduleUrl(variant: Variant): URL {
+  // Workers have no module URL; their platform adapters go by the path's end. Bundlers need the literals.
+  if (import.meta.url === undefined) return new URL(`lowbit:/pkg/${variant}/lowbit_kernels_bg.wasm`);
+  return variant === "relaxed"
+    ? new URL("../pkg/relaxed/lowbit_kernels_bg.wasm", import.meta.url)
+    : new URL("../pkg/simd128/lowbit_kernels_bg.wasm", import.meta.url);
+}
+
+function unavailable(what: string, reason: string, hint: string): LowbitError {
+  return new LowbitError("backend-unavailable", `The WebAssembly kernels cannot run: ${what}.`, {
+    reason,
+    hint,
+    plugin: "wasm",
+  });
+}

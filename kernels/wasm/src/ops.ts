@@ -1,0 +1,298 @@
+import type { Activation, AttentionOptions, LowbitError, Ops, Tensor, Weight } from "@lowbit/core";
+import { AttentionRecorder } from "./attention.ts";
+import type { WasmKv } from "./kv.ts";
+import { misuse, Op, type Recorder, real, type WasmTensor } from "./recorder.ts";
+import { activationBytes, type WasmWeight } from "./weights.ts";
+
+const activations: Readonly<Record<Activation, number>> = {
+  silu: 0,
+  gelu: 1,
+  "gelu-tanh": 2,
+  relu: 3,
+  "relu-squared": 4,
+  sigmoid: 5,
+};
+
+/** What the operations need of the backend: its own handles behind the contract's. Each throws for foreign or freed ones. */
+export interface OpsContext {
+  readonly recorder: Recorder;
+  readonly kernels: {
+    attention_scratch_bytes(heads: number, kvHeads: number, keySize: number, valueSize: number): number;
+  };
+  tensor(tensor: Tensor, type: "f32" | "i32"): WasmTensor;
+  weight(weight: Weight): WasmWeight;
+  kv(kv: AttentionOptions["kv"]): WasmKv;
+}
+
+/** The contract's operations: each checks shapes, takes memory for its result and adds an entry to the list. */
+export function createOps({ recorder, kernels, tensor, weight: weightOf, kv: kvOf }: OpsContext): Ops {
+  const attention = new AttentionRecorder(recorder, kernels);
+  const real32 = (x: Tensor): WasmTensor => tensor(x, "f32");
+
+  /** Address of the quantized form of x, where the weight wants it; else 0. */
+  function quantized(x: WasmTensor, weight: WasmWeight): number {
+    return weight.quantizes ? recorder.quantized(x, activationBytes(x.rows, x.columns)) : 0;
+  }
+
+  function elementwise(op: number, name: string, x: WasmTensor, y: WasmTensor): WasmTensor {
+    const repeat = y.rows === 1 && x.rows !== 1;
+    if (y.columns !== x.columns || (y.rows !== x.rows && !repeat)) {
+      throw mismatch(name, x, `y ${shape(y)}, expected the same shape or [1, ${x.columns}]`);
+    }
+    const result = recorder.tensor(x.rows, x.columns);
+    recorder.record(op, x.address, y.address, result.address, x.rows, x.columns, repeat ? 1 : 0);
+    return result;
+  }
+
+  function mapped(op: number, x: WasmTensor, ...rest: number[]): WasmTensor {
+    const result = recorder.tensor(x.rows, x.columns);
+    recorder.record(op, x.address, result.address, x.rows * x.columns, ...rest);
+    return result;
+  }
+
+  function rowwise(op: number, x: WasmTensor): WasmTensor {
+    const result = recorder.tensor(x.rows, x.columns);
+    recorder.record(op, x.address, result.address, x.rows, x.columns);
+    return result;
+  }
+
+  function checkIds(name: string, ids: Int32Array, bound: number): void {
+    if (ids.length === 0) throw invalid(name, "there are no rows to take");
+    for (const id of ids) {
+      if (id < 0 || id >= bound) throw invalid(name, `row ${id} is outside 0 to ${bound - 1}`, "row-range");
+    }
+  }
+
+  return {
+    embed(table, ids) {
+      const weight = weightOf(table);
+      checkIds("embed", ids, weight.out * weight.experts);
+      const result = recorder.tensor(ids.length, weight.in);
+      recorder.recordWithData(Op.embed, [weight.address, result.address, ids.length], ids);
+      return result;
+    },
+
+    linear(input, linearWeight) {
+      const x = real32(input);
+      const weight = weightOf(linearWeight);
+      if (x.columns !== weight.in) throw mismatch("linear", x, `weight [${weight.out}, ${weight.in}]`);
+      if (weight.experts !== 1)
+        throw invalid("linear", `the weight has ${weight.experts} experts; use expertLinear`);
+      const result = recorder.tensor(x.rows, weight.out);
+      const codes = quantized(x, weight);
+      recorder.record(Op.linear, weight.address, x.address, codes, x.rows, result.address);
+      return result;
+    },
+
+    expertLinear(input, linearWeight, chosen) {
+      const x = real32(input);
+      const ids = tensor(chosen, "i32");
+      const weight = weightOf(linearWeight);
+      const entries = ids.rows * ids.columns;
+      if (x.columns !== weight.in || (x.rows !== ids.rows && x.rows !== entries)) {
+        throw mismatch("expertLinear", x, `ids ${shape(ids)}, weight [${weight.out}, ${weight.in}]`);
+      }
+      if (ids.bound > weight.experts) {
+        throw invalid(
+          "expertLinear",
+          `ids go up to ${ids.bound - 1}, the weight has ${weight.experts} experts`,
+        );
+      }
+      const result = recorder.tensor(entries, weight.out);
+      const codes = quantized(x, weight);
+      const scratchBytes = (2 * entries + weight.experts + 1) * 4;
+      const scratch = recorder.allocate(scratchBytes, "Expert lists");
+      recorder.record(
+        Op.expertLinear,
+        weight.address,
+        x.address,
+        codes,
+        ids.address,
+        ids.rows,
+        ids.columns,
+        x.rows === ids.rows ? 0 : 1,
+        result.address,
+        scratch,
+      );
+      recorder.release(scratch, scratchBytes);
+      return result;
+    },
+
+    rmsNorm(input, { weight: scale, epsilon, group }) {
+      const x = real32(input);
+      const width = group ?? x.columns;
+      if (!(Number.isInteger(width) && width >= 1 && x.columns % width === 0)) {
+        throw mismatch("rmsNorm", x, `groups of ${width}`);
+      }
+      const factors = scale && vectorOf("rmsNorm", x, real32(scale), width);
+      const result = recorder.tensor(x.rows, x.columns);
+      recorder.record(
+        Op.rmsNorm,
+        x.address,
+        factors?.address ?? 0,
+        result.address,
+        x.rows,
+        x.columns,
+        width,
+        real(epsilon),
+      );
+      return result;
+    },
+
+    layerNorm(input, { weight: scale, bias, epsilon }) {
+      const x = real32(input);
+      const factors = vectorOf("layerNorm", x, real32(scale), x.columns);
+      const shift = bias && vectorOf("layerNorm", x, real32(bias), x.columns);
+      const result = recorder.tensor(x.rows, x.columns);
+      recorder.record(
+        Op.layerNorm,
+        x.address,
+        factors.address,
+        shift?.address ?? 0,
+        result.address,
+        x.rows,
+        x.columns,
+        real(epsilon),
+      );
+      return result;
+    },
+
+    rope(input, turns, { headSize, pairing }) {
+      const x = real32(input);
+      const angles = real32(turns);
+      const valid = Number.isInteger(headSize) && headSize >= 1 && x.columns % headSize === 0;
+      if (!valid || angles.rows !== x.rows || angles.columns % 2 !== 0 || angles.columns > headSize) {
+        throw mismatch("rope", x, `angles ${shape(angles)}, head size ${headSize}`);
+      }
+      const result = recorder.tensor(x.rows, x.columns);
+      recorder.record(
+        Op.rope,
+        x.address,
+        angles.address,
+        result.address,
+        x.rows,
+        x.columns / headSize,
+        headSize,
+        angles.columns,
+        pairing === "halves" ? 1 : 0,
+      );
+      return result;
+    },
+
+    attention: (q, k, v, options) =>
+      attention.record(real32(q), real32(k), real32(v), kvOf(options.kv), options),
+    add: (x, y) => elementwise(Op.add, "add", real32(x), real32(y)),
+    mul: (x, y) => elementwise(Op.mul, "mul", real32(x), real32(y)),
+
+    activate(input, kind) {
+      const x = real32(input);
+      const result = recorder.tensor(x.rows, x.columns);
+      recorder.record(Op.activate, activationOf(kind), x.address, result.address, x.rows * x.columns);
+      return result;
+    },
+
+    gate(gated, other, kind) {
+      const x = real32(gated);
+      const up = real32(other);
+      if (x.rows !== up.rows || x.columns !== up.columns) throw mismatch("gate", x, `up ${shape(up)}`);
+      const result = recorder.tensor(x.rows, x.columns);
+      recorder.record(Op.gate, activationOf(kind), x.address, up.address, result.address, x.rows * x.columns);
+      return result;
+    },
+
+    scale: (x, factor) => mapped(Op.scale, real32(x), real(factor)),
+
+    softcap(x, cap) {
+      if (!(cap > 0)) throw invalid("softcap", `the cap is ${cap}, expected > 0`);
+      return mapped(Op.softcap, real32(x), real(cap));
+    },
+
+    softmax: (x) => rowwise(Op.softmax, real32(x)),
+    normalizeRows: (x) => rowwise(Op.normalizeRows, real32(x)),
+
+    topK(input, k) {
+      const x = real32(input);
+      if (!(Number.isInteger(k) && k >= 1 && k <= x.columns)) throw mismatch("topK", x, `k = ${k}`);
+      const ids = recorder.tensor(x.rows, k, "i32", x.columns);
+      const values = recorder.tensor(x.rows, k);
+      recorder.record(Op.topK, x.address, x.rows, x.columns, k, ids.address, values.address);
+      return { ids, values };
+    },
+
+    columns(input, from, to) {
+      const x = real32(input);
+      if (!(Number.isInteger(from) && Number.isInteger(to) && from >= 0 && from < to && to <= x.columns)) {
+        throw mismatch("columns", x, `range [${from}, ${to})`);
+      }
+      const result = recorder.tensor(x.rows, to - from);
+      recorder.record(Op.columns, x.address, result.address, x.rows, x.columns, from, to - from);
+      return result;
+    },
+
+    gatherRows(input, rows) {
+      const x = real32(input);
+      checkIds("gatherRows", rows, x.rows);
+      const result = recorder.tensor(rows.length, x.columns);
+      recorder.recordWithData(Op.gatherRows, [x.address, result.address, x.columns, rows.length], rows);
+      return result;
+    },
+
+    weightedSum(parts, factors) {
+      const y = real32(parts);
+      const weights = real32(factors);
+      if (y.rows !== weights.rows * weights.columns) {
+        throw mismatch("weightedSum", y, `weights ${shape(weights)}`);
+      }
+      const result = recorder.tensor(weights.rows, y.columns);
+      recorder.record(
+        Op.weightedSum,
+        y.address,
+        weights.address,
+        result.address,
+        weights.rows,
+        weights.columns,
+        y.columns,
+      );
+      return result;
+    },
+
+    constant(data, rows, columns) {
+      const valid = Number.isInteger(rows) && Number.isInteger(columns) && rows >= 1 && columns >= 1;
+      if (!valid || data.length !== rows * columns) {
+        throw invalid("constant", `${data.length} values do not make [${rows}, ${columns}]`);
+      }
+      const result = recorder.tensor(rows, columns);
+      recorder.copy(result.address, data);
+      return result;
+    },
+
+    scope: (body) => recorder.scope(body),
+  };
+}
+
+function activationOf(kind: Activation): number {
+  const code = activations[kind];
+  if (code === undefined) {
+    throw invalid("activate", `the activation ${JSON.stringify(kind)} is unknown`, "activation");
+  }
+  return code;
+}
+
+function vectorOf(name: string, x: WasmTensor, vector: WasmTensor, columns: number): WasmTensor {
+  if (vector.rows !== 1 || vector.columns !== columns) {
+    throw mismatch(name, x, `weight or bias ${shape(vector)}, expected [1, ${columns}]`);
+  }
+  return vector;
+}
+
+function shape(tensor: Tensor): string {
+  return `[${tensor.rows}, ${tensor.columns}]`;
+}
+
+function mismatch(name: string, x: Tensor, rest: string): LowbitError {
+  return invalid(name, `shapes do not fit: x ${shape(x)}, ${rest}`);
+}
+
+function invalid(name: string, what: string, reason = "shape"): LowbitError {
+  return misuse(`${name}: ${what}.`, reason);
+}

@@ -1,0 +1,3 @@
+export { exitCodes } from "./errors.ts";
+export { type Io, processIo } from "./io.ts";
+export { main } from "./program.ts";

@@ -1,0 +1,112 @@
+import { basename } from "node:path";
+import { picoGguf } from "@lowbit/pico";
+import {
+  type ByteSource,
+  createTokenizer,
+  type FileSet,
+  type Inspection,
+  inspect,
+  type LoadOptions,
+  load,
+  type Model,
+  platform,
+  type Tokenizer,
+} from "lowbit";
+import { exitCodes } from "./errors.ts";
+import type { Io } from "./io.ts";
+import type { LoadFlags } from "./options.ts";
+import { createProgress } from "./progress.ts";
+
+/** A model as the user names it: a path or a URL, or nothing for pico. */
+export function locationOf(model: string | undefined): string | URL {
+  return model ?? picoGguf;
+}
+
+/** A short name for messages and bars. */
+export function modelLabel(model: string | undefined): string {
+  return model === undefined ? "pico" : basename(model);
+}
+
+function loadOptions(flags: LoadFlags, signal: AbortSignal): LoadOptions {
+  return {
+    backend: flags.backend,
+    ...(flags.context === undefined ? {} : { contextLength: flags.context }),
+    ...(flags.kv === undefined ? {} : { kvCache: flags.kv }),
+    signal,
+  };
+}
+
+/** Loads with a bar on the terminal. */
+export async function loadModel(
+  io: Io,
+  model: string | undefined,
+  flags: LoadFlags,
+  signal: AbortSignal,
+): Promise<Model> {
+  const progress = createProgress(io);
+  try {
+    return await load(locationOf(model), {
+      ...loadOptions(flags, signal),
+      onProgress: ({ doneBytes, totalBytes }) => progress.update(modelLabel(model), doneBytes, totalBytes),
+    });
+  } finally {
+    progress.clear();
+  }
+}
+
+/** Looks at a model without its weights, and counts the bytes that this took. */
+export async function inspectModel(
+  model: string | undefined,
+  flags: LoadFlags,
+  signal: AbortSignal,
+): Promise<{ inspection: Inspection; readBytes: number }> {
+  const counter = { bytes: 0 };
+  const files = counted(await platform().files(locationOf(model), signal), counter);
+  return {
+    inspection: await inspect(files, loadOptions(flags, signal)),
+    readBytes: counter.bytes,
+  };
+}
+
+/** The tokenizer alone; undefined if the model has none. */
+export async function openTokenizer(
+  model: string | undefined,
+  signal: AbortSignal,
+): Promise<Tokenizer | undefined> {
+  const { tokenizer } = await inspect(locationOf(model), { signal });
+  return tokenizer && createTokenizer(tokenizer);
+}
+
+function counted(files: FileSet, counter: { bytes: number }): FileSet {
+  return {
+    name: files.name,
+    entry: files.entry,
+    list: (signal) => files.list(signal),
+    async open(file, signal): Promise<ByteSource> {
+      const source = await files.open(file, signal);
+      return {
+        name: source.name,
+        size: source.size,
+        read(offset, length, readSignal) {
+          counter.bytes += length;
+          return source.read(offset, length, readSignal);
+        },
+        close: async () => source.close?.(),
+      };
+    },
+  };
+}
+
+/** Runs with a signal that the first Ctrl-C fires; the second ends the process at once. */
+export async function interruptible<T>(io: Io, body: (signal: AbortSignal) => Promise<T>): Promise<T> {
+  const controller = new AbortController();
+  const release = io.onInterrupt(() => {
+    if (controller.signal.aborted) io.exit(exitCodes.aborted);
+    controller.abort();
+  });
+  try {
+    return await body(controller.signal);
+  } finally {
+    release();
+  }
+}

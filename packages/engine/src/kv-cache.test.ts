@@ -1,0 +1,159 @@
+import fc from "fast-check";
+import { describe, expect, it } from "vitest";
+import { createKvCache, type KvCache, type Sequence } from "./kv-cache.ts";
+
+const fill = (cache: KvCache, tokens: readonly number[]): Sequence => {
+  const sequence = cache.begin(tokens);
+  const rest = tokens.slice(sequence.tokens.length);
+  cache.reserve(sequence, rest.length);
+  cache.append(sequence, rest);
+  return sequence;
+};
+
+const count = (length: number, from = 0): number[] => Array.from({ length }, (_, i) => from + i);
+
+describe("kv cache", () => {
+  it("takes whole pages as they are needed and gives all back", () => {
+    const cache = createKvCache({ pageTokens: 4, pages: 10, contextLength: 40 });
+    const sequence = fill(cache, count(9));
+    expect([sequence.pages.length, cache.freePages]).toEqual([3, 7]);
+    cache.discard(sequence);
+    expect([cache.freePages, cache.running]).toEqual([10, 0]);
+  });
+
+  it("takes over a finished sequence that the new text continues", () => {
+    const cache = createKvCache({ pageTokens: 4, pages: 10, contextLength: 40 });
+    const first = fill(cache, count(6));
+    const pages = [...first.pages];
+    cache.retire(first);
+    const second = cache.begin(count(9));
+    expect(second.tokens).toEqual(count(6));
+    expect([...second.pages]).toEqual(pages);
+  });
+
+  it("shares full pages with a text that diverges, and frees the tail when room is needed", () => {
+    const cache = createKvCache({ pageTokens: 4, pages: 5, contextLength: 20 });
+    const first = fill(cache, count(18));
+    const pages = [...first.pages];
+    cache.retire(first);
+    const second = cache.begin([...count(10), 99, 98]);
+    expect(second.tokens).toEqual(count(8));
+    expect([...second.pages]).toEqual(pages.slice(0, 2));
+    expect(cache.freePages).toBe(0);
+    cache.reserve(second, 12);
+    // The old sequence gave up its three other pages; the shared two stayed.
+    expect([...second.pages].slice(0, 2)).toEqual(pages.slice(0, 2));
+    expect(new Set(second.pages).size).toBe(5);
+  });
+
+  it("shares pages with a running sequence, never the one being written", () => {
+    const cache = createKvCache({ pageTokens: 4, pages: 10, contextLength: 40 });
+    const first = fill(cache, count(7));
+    const second = cache.begin(count(12));
+    expect(second.tokens).toEqual(count(4));
+    cache.discard(first);
+    expect(cache.freePages).toBe(9);
+    cache.discard(second);
+    expect(cache.freePages).toBe(10);
+  });
+
+  it("leaves the last token to be computed", () => {
+    const cache = createKvCache({ pageTokens: 4, pages: 10, contextLength: 40 });
+    cache.retire(fill(cache, count(8)));
+    expect(cache.begin(count(8)).tokens).toEqual(count(4));
+    expect(createKvCache({ pageTokens: 4, pages: 1, contextLength: 4 }).begin([1]).tokens).toEqual([]);
+  });
+
+  it("frees the sequence that was used longest ago first", () => {
+    const cache = createKvCache({ pageTokens: 4, pages: 3, contextLength: 12 });
+    cache.retire(fill(cache, count(4, 100)));
+    cache.retire(fill(cache, count(4, 200)));
+    cache.retire(fill(cache, [...count(4, 100), 7])); // continues the first, which is young again
+    cache.discard(fill(cache, count(4, 300)));
+    expect(cache.begin(count(5, 200)).tokens).toEqual([]);
+    expect(cache.begin(count(6, 100)).tokens.length).toBeGreaterThan(0);
+  });
+
+  it("refuses with figures: over the context, and when others hold the pages", () => {
+    const cache = createKvCache({ pageTokens: 4, pages: 3, contextLength: 8 });
+    const first = fill(cache, count(8));
+    expect(() => cache.reserve(first, 1)).toThrow(/9 tokens do not fit a context of 8/);
+    const second = cache.fresh();
+    expect(() => cache.reserve(second, 8)).toThrow(/room for 4 more tokens, 8 are needed, and 2 sequences/);
+    cache.discard(first);
+    cache.reserve(second, 8);
+  });
+
+  it("notices sequences that are used after they were given back", () => {
+    const cache = createKvCache({ pageTokens: 4, pages: 3, contextLength: 8 });
+    const sequence = fill(cache, [1]);
+    cache.discard(sequence);
+    expect(() => cache.append(sequence, [1])).toThrow(/given back/);
+    expect(() => cache.discard(sequence)).toThrow(/given back/);
+  });
+
+  it("in any order of calls: pages are never lost, never written by two, and hold what the tokens say", () => {
+    const command = fc.record({
+      kind: fc.constantFrom("begin", "grow", "reserve", "retire", "discard"),
+      which: fc.nat(5),
+      tokens: fc.array(fc.nat(1), { minLength: 1, maxLength: 14 }),
+    });
+    fc.assert(
+      fc.property(fc.array(command, { maxLength: 60 }), (commands) => {
+        const pageTokens = 2;
+        const cache = createKvCache({ pageTokens, pages: 12, contextLength: 16 });
+        const memory = new Int32Array(24).fill(-1);
+        const live: Sequence[] = [];
+        const reserve = (sequence: Sequence, count: number): boolean => {
+          try {
+            cache.reserve(sequence, count);
+            return true;
+          } catch {
+            return false;
+          }
+        };
+        const write = (sequence: Sequence, tokens: readonly number[]) => {
+          const at = sequence.tokens.length;
+          if (!reserve(sequence, tokens.length)) return;
+          for (const [i, token] of tokens.entries()) {
+            const page = sequence.pages[Math.floor((at + i) / pageTokens)] ?? -1;
+            memory[page * pageTokens + ((at + i) % pageTokens)] = token;
+          }
+          cache.append(sequence, tokens);
+        };
+        for (const { kind, which, tokens } of commands) {
+          if (kind === "begin") {
+            const sequence = cache.begin(tokens);
+            live.push(sequence);
+            expect(sequence.tokens).toEqual(tokens.slice(0, sequence.tokens.length));
+            expect(sequence.tokens.length).toBeLessThan(tokens.length);
+            write(sequence, tokens.slice(sequence.tokens.length));
+          } else {
+            const sequence = live[which % Math.max(1, live.length)];
+            if (sequence === undefined) continue;
+            if (kind === "grow") write(sequence, tokens);
+            else if (kind === "reserve") reserve(sequence, tokens.length);
+            else {
+              cache[kind as "retire" | "discard"](sequence);
+              live.splice(live.indexOf(sequence), 1);
+            }
+          }
+          for (const { tokens: held, pages } of live) {
+            const stored = held.map(
+              (_, i) => memory[(pages[Math.floor(i / pageTokens)] ?? -1) * pageTokens + (i % pageTokens)],
+            );
+            expect(stored).toEqual(held);
+          }
+        }
+        for (const sequence of live) cache.discard(sequence);
+        // Everything that finished sequences keep can be had.
+        const all = cache.fresh();
+        cache.reserve(all, 16);
+        const other = cache.fresh();
+        cache.reserve(other, 8);
+        expect(cache.freePages).toBe(0);
+      }),
+      { numRuns: 300 },
+    );
+  });
+});

@@ -1,0 +1,202 @@
+import { LowbitError } from "@lowbit/core";
+
+/** One text in the cache: its tokens, and the pages that hold their keys and values. */
+export interface Sequence {
+  /** Tokens whose keys and values are in the cache. */
+  readonly tokens: readonly number[];
+  /** Page of each `pageTokens` positions. */
+  readonly pages: Int32Array;
+}
+
+interface Entry extends Sequence {
+  tokens: number[];
+  pages: Int32Array;
+  /** Order of retirement, for eviction. */
+  age: number;
+}
+
+export interface KvCacheOptions {
+  /** Positions in a page. */
+  pageTokens: number;
+  pages: number;
+  /** Most tokens of one sequence. */
+  contextLength: number;
+}
+
+/**
+ * The book-keeping of the paged key/value cache: which pages belong to which sequence. Full pages may belong to several
+ * sequences with the same beginning; a page that is still being filled belongs to one. Finished sequences stay until
+ * their pages are needed, so that a later text with the same beginning starts from them.
+ */
+export interface KvCache extends Readonly<KvCacheOptions> {
+  readonly freePages: number;
+  /** Sequences in use. */
+  readonly running: number;
+  /** A sequence for these tokens; as many of them as the cache knows are there already, but never the last. */
+  begin(tokens: readonly number[]): Sequence;
+  /** An empty sequence that shares nothing. */
+  fresh(): Sequence;
+  /** Makes room for `count` more tokens. Throws `context-full`. */
+  reserve(sequence: Sequence, count: number): void;
+  /** The tokens' keys and values have been written. */
+  append(sequence: Sequence, tokens: readonly number[]): void;
+  /** Done with it; others may start from it. */
+  retire(sequence: Sequence): void;
+  /** Done with it; nobody may start from it. */
+  discard(sequence: Sequence): void;
+}
+
+/** More than this many finished sequences are not worth searching. */
+const maxIdle = 64;
+
+export function createKvCache({ pageTokens, pages, contextLength }: KvCacheOptions): KvCache {
+  const references = new Uint32Array(pages);
+  const free = Array.from({ length: pages }, (_, i) => pages - 1 - i);
+  const idle = new Set<Entry>();
+  const running = new Set<Entry>();
+  let clock = 0;
+
+  const release = (entry: Entry): void => {
+    for (const page of entry.pages) {
+      const left = (references[page] ?? 1) - 1;
+      references[page] = left;
+      if (left === 0) free.push(page);
+    }
+    entry.pages = new Int32Array(0);
+    entry.tokens = [];
+  };
+
+  const oldest = (): Entry | undefined => {
+    let found: Entry | undefined;
+    for (const entry of idle) if (found === undefined || entry.age < found.age) found = entry;
+    return found;
+  };
+
+  const evict = (entry: Entry): void => {
+    idle.delete(entry);
+    release(entry);
+  };
+
+  const start = (tokens: number[], shared: Int32Array): Entry => {
+    for (const page of shared) references[page] = (references[page] ?? 0) + 1;
+    const entry: Entry = { tokens, pages: shared, age: 0 };
+    running.add(entry);
+    return entry;
+  };
+
+  const own = (sequence: Sequence): Entry => {
+    const entry = sequence as Entry;
+    if (!running.has(entry))
+      throw new LowbitError("internal", "A sequence was used after it was given back.");
+    return entry;
+  };
+
+  return {
+    pageTokens,
+    pages,
+    contextLength,
+    get freePages() {
+      return free.length;
+    },
+    get running() {
+      return running.size;
+    },
+    begin(tokens) {
+      // The last token must be computed anew: its logits are what the caller wants.
+      const reusable = tokens.slice(0, -1);
+      let best: Entry | undefined;
+      let bestCommon = 0;
+      for (const entry of [...idle, ...running]) {
+        const common = commonPrefix(entry.tokens, reusable);
+        const whole = idle.has(entry) && common === entry.tokens.length;
+        const usable = whole ? common : common - (common % pageTokens);
+        if (usable > bestCommon) {
+          bestCommon = usable;
+          best = entry;
+        }
+      }
+      if (best === undefined) return start([], new Int32Array(0));
+      if (idle.has(best) && bestCommon === best.tokens.length) {
+        // The new text goes on where this one ended: take it over, its last page half filled.
+        idle.delete(best);
+        running.add(best);
+        return best;
+      }
+      const kept = bestCommon / pageTokens;
+      return start(best.tokens.slice(0, bestCommon), best.pages.slice(0, kept));
+    },
+    fresh: () => start([], new Int32Array(0)),
+    reserve(sequence, count) {
+      const entry = own(sequence);
+      const length = entry.tokens.length + count;
+      if (length > contextLength) throw contextFull(length, contextLength);
+      const needed = Math.ceil(length / pageTokens) - entry.pages.length;
+      if (needed <= 0) return;
+      while (free.length < needed) {
+        const victim = oldest();
+        if (victim === undefined) throw poolFull(needed * pageTokens, free.length * pageTokens, running.size);
+        evict(victim);
+      }
+      const grown = new Int32Array(entry.pages.length + needed);
+      grown.set(entry.pages);
+      for (let i = entry.pages.length; i < grown.length; i++) {
+        const page = free.pop() ?? 0;
+        references[page] = 1;
+        grown[i] = page;
+      }
+      entry.pages = grown;
+    },
+    append(sequence, tokens) {
+      const entry = own(sequence);
+      if (entry.tokens.length + tokens.length > entry.pages.length * pageTokens) {
+        throw new LowbitError("internal", "Tokens were written to the cache without room for them.");
+      }
+      for (const token of tokens) entry.tokens.push(token);
+    },
+    retire(sequence) {
+      const entry = own(sequence);
+      running.delete(entry);
+      // Pages reserved for tokens that never came hold nothing.
+      const used = Math.ceil(entry.tokens.length / pageTokens);
+      const spare: Entry = { tokens: [], pages: entry.pages.subarray(used), age: 0 };
+      release(spare);
+      entry.pages = entry.pages.slice(0, used);
+      if (entry.tokens.length === 0) return;
+      entry.age = ++clock;
+      idle.add(entry);
+      const victim = idle.size > maxIdle ? oldest() : undefined;
+      if (victim) evict(victim);
+    },
+    discard(sequence) {
+      const entry = own(sequence);
+      running.delete(entry);
+      release(entry);
+    },
+  };
+}
+
+function commonPrefix(a: readonly number[], b: readonly number[]): number {
+  const most = Math.min(a.length, b.length);
+  let i = 0;
+  while (i < most && a[i] === b[i]) i++;
+  return i;
+}
+
+/** The text does not fit. */
+export function contextFull(tokens: number, contextLength: number): LowbitError {
+  return new LowbitError("context-full", `${tokens} tokens do not fit a context of ${contextLength}.`, {
+    reason: "context-length",
+    hint: "Shorten the text, or load the model with a larger contextLength.",
+  });
+}
+
+function poolFull(wanted: number, free: number, running: number): LowbitError {
+  return new LowbitError(
+    "context-full",
+    `The cache has room for ${free} more tokens, ${wanted} are needed, and ${running} sequences are using it.`,
+    {
+      reason: "shared-cache",
+      hint: "Finish the other generations first, or load the model with a larger `sequences`.",
+    },
+  );
+}

@@ -1,0 +1,226 @@
+import {
+  type Backend,
+  type KvSpec,
+  type KvType,
+  LowbitError,
+  type ModelConfig,
+  type WeightEntry,
+  type WeightSpec,
+} from "@lowbit/core";
+import { bytesText, countText } from "./text.ts";
+
+/** One weight as it will lie in the backend. */
+export interface PlannedWeight {
+  readonly role: string;
+  readonly kind: "linear" | "vector";
+  readonly shape: readonly number[];
+  /** Quantization type in the file. */
+  readonly type: string;
+  /** Kernel layout in the backend; "f32" for vectors. */
+  readonly layout: string;
+  readonly fileBytes: number;
+  readonly backendBytes: number;
+}
+
+/** What a model will take, worked out before any weight is read. */
+export interface MemoryPlan {
+  readonly weights: readonly PlannedWeight[];
+  readonly weightBytes: number;
+  readonly kvBytes: number;
+  /** An estimate, from above, for the largest pass. */
+  readonly activationBytes: number;
+  /** Weights, cache and activations: memory of the backend. */
+  readonly totalBytes: number;
+  /** The largest weight, which lies in host memory too while it is handed over. */
+  readonly transferBytes: number;
+  /** What the backend and the platform leave for `totalBytes`. */
+  readonly limitBytes: number;
+  readonly fits: boolean;
+  /** Most tokens of one sequence. */
+  readonly contextLength: number;
+  readonly kv: KvSpec;
+  /** Most tokens of one pass. */
+  readonly passTokens: number;
+  /** Most rows of logits of one pass. */
+  readonly passRows: number;
+}
+
+export interface PlanOptions {
+  /** @default the model's, at most 4,096, and no more than fits */
+  contextLength?: number | undefined;
+  /** @default "f16" */
+  kvCache?: KvType | undefined;
+  /** Full contexts that the cache holds. @default 1 */
+  sequences?: number | undefined;
+  /** Of the platform. */
+  memoryLimitBytes: number;
+}
+
+/** Positions in a page of the cache: small enough to share short prefixes, large enough for wide loads. */
+const pageTokens = 32;
+/** Tokens of a prefill pass, best first; smaller ones need less memory for activations. */
+const passSizes = [128, 64, 32];
+const defaultContext = 4096;
+/** A context below this is of no use, so the plan rather says no. */
+const smallestContext = 256;
+/** Logits of one pass are kept below this; evaluation asks for them in pieces. */
+const logitsBytes = 2 ** 25;
+
+/** Works out the plan: the given context, or the largest default one that fits. Never throws for want of memory. */
+export function planMemory(
+  config: ModelConfig,
+  specs: readonly WeightSpec[],
+  entries: ReadonlyMap<string, readonly WeightEntry[]>,
+  backend: Backend,
+  options: PlanOptions,
+): MemoryPlan {
+  const weights = specs.flatMap((spec) => planWeight(spec, entries, backend) ?? []);
+  const transferBytes = weights.reduce((largest, weight) => Math.max(largest, weight.fileBytes), 0);
+  const memory = backend.memory();
+  const limitBytes = Math.min(memory.limitBytes - memory.usedBytes, options.memoryLimitBytes - transferBytes);
+  const base = {
+    weights,
+    weightBytes: sum(weights.map((weight) => weight.backendBytes)),
+    transferBytes,
+    limitBytes,
+  };
+
+  const build = (contextLength: number, passSize: number): MemoryPlan => {
+    const kv = kvSpec(config, contextLength, options);
+    const passTokens = config.causal === false ? contextLength : Math.min(passSize, contextLength);
+    const passRows = Math.max(1, Math.min(passTokens, Math.floor(logitsBytes / (4 * config.vocabularySize))));
+    const kvBytes = backend.kvBytes(kv);
+    const activationBytes = activations(config, passTokens, passRows);
+    const totalBytes = base.weightBytes + kvBytes + activationBytes;
+    return {
+      ...base,
+      kvBytes,
+      activationBytes,
+      totalBytes,
+      fits: totalBytes <= limitBytes,
+      contextLength,
+      kv,
+      passTokens,
+      passRows,
+    };
+  };
+  const bestFor = (contextLength: number): MemoryPlan => {
+    const plans = passSizes.map((size) => build(contextLength, size));
+    return plans.find((plan) => plan.fits) ?? (plans[plans.length - 1] as MemoryPlan);
+  };
+
+  const wanted = options.contextLength ?? Math.min(config.contextLength, defaultContext);
+  const plan = bestFor(wanted);
+  if (plan.fits || options.contextLength !== undefined) return plan;
+  return bestFor(largestContext(wanted, (contextLength) => bestFor(contextLength).fits));
+}
+
+/** The largest multiple of a page up to `wanted` that fits; the smallest useful one if none does. */
+function largestContext(wanted: number, fits: (contextLength: number) => boolean): number {
+  const smallest = Math.min(wanted, smallestContext);
+  let low = 0;
+  let high = Math.floor((wanted - smallest) / pageTokens);
+  while (low < high) {
+    const middle = Math.ceil((low + high) / 2);
+    if (fits(smallest + middle * pageTokens)) low = middle;
+    else high = middle - 1;
+  }
+  return smallest + low * pageTokens;
+}
+
+/** Throws `bad-argument` for a context beyond what the model was made for. */
+export function checkContext(wanted: number | undefined, modelContext: number): void {
+  if (wanted === undefined || wanted <= modelContext) return;
+  throw new LowbitError(
+    "bad-argument",
+    `load: contextLength is ${wanted}; the model was made for ${modelContext}.`,
+    {
+      reason: "contextLength",
+      hint: `Give at most ${modelContext}.`,
+    },
+  );
+}
+
+/** Throws `out-of-memory` with the figures and what would fit. */
+export function checkPlan(
+  plan: MemoryPlan,
+  name: string,
+  backend: Backend,
+  smaller: (options: { contextLength?: number | undefined; kvCache?: KvType | undefined }) => MemoryPlan,
+): void {
+  if (plan.fits) return;
+  const parts =
+    `weights ${bytesText(plan.weightBytes)}, cache for ${countText(plan.contextLength)} tokens in ${plan.kv.type} ` +
+    `${bytesText(plan.kvBytes)}, activations ${bytesText(plan.activationBytes)}`;
+  const automatic = smaller({ kvCache: plan.kv.type });
+  const hints: string[] = [];
+  if (automatic.fits) hints.push(`contextLength: ${automatic.contextLength}`);
+  // q8_0 packs 32 values of a head.
+  const packable = plan.kv.type !== "q8_0" && plan.kv.keySize % 32 === 0 && plan.kv.valueSize % 32 === 0;
+  if (packable && smaller({ kvCache: "q8_0", contextLength: plan.contextLength }).fits)
+    hints.push(`kvCache: "q8_0"`);
+  throw new LowbitError(
+    "out-of-memory",
+    `${name} needs ${bytesText(plan.totalBytes)} (${parts}), but the ${backend.name} backend may take ${bytesText(plan.limitBytes)}.`,
+    {
+      reason: "memory-plan",
+      hint:
+        hints.length > 0
+          ? `It fits with ${hints.join(", or with ")}.`
+          : "Choose a smaller model or one quantized to fewer bits, or raise memoryLimitBytes if the machine has more.",
+    },
+  );
+}
+
+function planWeight(
+  spec: WeightSpec,
+  entries: ReadonlyMap<string, readonly WeightEntry[]>,
+  backend: Backend,
+): PlannedWeight | undefined {
+  const found = entries.get(spec.role) ?? [];
+  const [first] = found;
+  if (first === undefined) return undefined;
+  const { role, kind, shape } = spec;
+  const biases = kind === "linear" ? (entries.get(`${role}.bias`) ?? []) : [];
+  const fileBytes = sum([...found, ...biases].map((entry) => entry.bytes));
+  const values = shape.reduce((product, size) => product * size, 1);
+  const columns = shape[shape.length - 1] ?? 1;
+  const type = first.type.name;
+  if (kind === "vector")
+    return { role, kind, shape, type, layout: "f32", fileBytes, backendBytes: 4 * values };
+  const rows = values / columns;
+  const biasBytes = biases.length > 0 ? 4 * rows : 0;
+  const backendBytes = backend.weightBytes(first.type, rows, columns) + biasBytes;
+  return { role, kind, shape, type, layout: backend.layout(first.type).name, fileBytes, backendBytes };
+}
+
+function kvSpec(config: ModelConfig, contextLength: number, options: PlanOptions): KvSpec {
+  const { layers, kvHeads, keySize, valueSize } = config;
+  const pages = Math.ceil(contextLength / pageTokens) * (options.sequences ?? 1);
+  return { layers, kvHeads, keySize, valueSize, pageTokens, pages, type: options.kvCache ?? "f16" };
+}
+
+/**
+ * Bytes of the tensors alive at once in the widest layer: the residual stream with its normalised and summed copies,
+ * projections before and after rotation, attention's output, the feed-forward's gate, up and product; and the logits.
+ * A quarter more covers quantized copies and rounding to the allocator's units.
+ */
+function activations(config: ModelConfig, tokens: number, rows: number): number {
+  const { embeddingSize, heads, kvHeads, keySize, valueSize, feedForwardSize, vocabularySize, experts } =
+    config;
+  const queries = heads * keySize;
+  const keys = kvHeads * (keySize + valueSize);
+  const attention = 2 * (queries + keys) + heads * valueSize;
+  const expert = experts
+    ? experts.used * (4 * experts.feedForwardSize + embeddingSize) +
+      3 * experts.count +
+      3 * (experts.sharedFeedForwardSize ?? 0)
+    : 0;
+  const feedForward = 4 * Math.max(feedForwardSize, 0) + expert;
+  const perToken = 6 * embeddingSize + Math.max(attention, feedForward);
+  return Math.ceil(4 * (tokens * perToken + 2 * rows * vocabularySize) * 1.25);
+}
+
+function sum(values: readonly number[]): number {
+  return values.reduce((total, value) => total + value, 0);
+}

@@ -1,0 +1,72 @@
+import { type GenerateRequest, LowbitError, type Tokenizer } from "@lowbit/core";
+import { contextFull } from "./kv-cache.ts";
+
+/**
+ * Token ids to continue. A prompt is plain text: special tokens written in it stay text. A conversation is rendered with the
+ * model's chat template, whose special tokens count. Throws `bad-argument`, or `context-full` if it does not fit.
+ */
+export function promptTokens(
+  request: GenerateRequest,
+  tokenizer: Tokenizer | undefined,
+  limits: { contextLength: number; vocabularySize: number },
+): number[] {
+  const tokens = encode(request, tokenizer);
+  checkTokens(tokens, limits.vocabularySize);
+  if (tokens.length > limits.contextLength) throw contextFull(tokens.length, limits.contextLength);
+  return tokens;
+}
+
+/** Throws `bad-argument` for no tokens, or ids outside the vocabulary. */
+export function checkTokens(tokens: ArrayLike<number>, vocabularySize: number): void {
+  if (tokens.length === 0) {
+    throw new LowbitError("bad-argument", "There are no tokens to start from.", {
+      reason: "empty",
+      hint: "Give some text, or at least the model's begin token.",
+    });
+  }
+  for (let i = 0; i < tokens.length; i++) {
+    const id = tokens[i] ?? -1;
+    if (!Number.isInteger(id) || id < 0 || id >= vocabularySize) {
+      throw new LowbitError("bad-argument", `Token ${i} is ${id}; ids go from 0 to ${vocabularySize - 1}.`, {
+        reason: "token-id",
+      });
+    }
+  }
+}
+
+function encode(request: GenerateRequest, tokenizer: Tokenizer | undefined): number[] {
+  const { prompt, messages } = request;
+  if (prompt !== undefined && typeof prompt !== "string") return [...prompt];
+  if (tokenizer === undefined) throw noTokenizer();
+  const special = tokenizer.encode("", { addSpecial: true });
+  if (typeof prompt === "string") {
+    const tokens = tokenizer.encode(prompt, { addSpecial: true, parseSpecial: false });
+    // An end token that the tokenizer appends would end the text that is to be continued.
+    const ends = special.length > 0 && special[special.length - 1] === tokenizer.eos;
+    if (ends && tokens[tokens.length - 1] === tokenizer.eos) tokens.pop();
+    return tokens;
+  }
+  const text = renderChat(request, tokenizer);
+  const tokens = tokenizer.encode(text, { addSpecial: false, parseSpecial: true });
+  // Templates differ in whether they write the begin token themselves.
+  const begins = special[0] === tokenizer.bos ? tokenizer.bos : undefined;
+  if (messages && begins !== undefined && tokens[0] !== begins) tokens.unshift(begins);
+  return tokens;
+}
+
+function renderChat({ messages, tools }: GenerateRequest, tokenizer: Tokenizer): string {
+  if (tokenizer.renderChat === undefined) {
+    throw new LowbitError("bad-argument", "The model has no chat template, so it cannot take messages.", {
+      reason: "no-chat-template",
+      hint: "It is not made for conversation; give a prompt.",
+    });
+  }
+  return tokenizer.renderChat(messages ?? [], { addGenerationPrompt: true, ...(tools && { tools }) });
+}
+
+export function noTokenizer(): LowbitError {
+  return new LowbitError("bad-argument", "The model has no tokenizer.", {
+    reason: "no-tokenizer",
+    hint: "The file carries none, or the engine was given no createTokenizer; token ids still work.",
+  });
+}

@@ -1,0 +1,100 @@
+import { readFileSync } from "node:fs";
+import { perplexity } from "@lowbit/core";
+import { describeWithData, testData } from "@lowbit/testing";
+import { describe, expect, it } from "vitest";
+import { load, type Model } from "./index.ts";
+
+/** What llama.cpp prints for these files on this text with a context of 256. */
+const llamaCpp: Readonly<Record<string, Readonly<Record<string, number>>>> = {
+  "bitllama-3M": {
+    f32: 3.5965,
+    Q8_0: 3.5971,
+    Q6_K: 3.6021,
+    Q5_K_M: 3.6003,
+    Q4_K_M: 3.6018,
+    Q4_0: 3.632,
+    Q3_K_M: 3.6365,
+    Q2_K: 3.746,
+    TQ2_0: 3.6024,
+    TQ1_0: 3.6024,
+    IQ4_XS: 3.6116,
+    IQ4_NL: 3.6058,
+    IQ3_S: 4.1461,
+    IQ3_XXS: 3.7726,
+    IQ2_S: 4.0142,
+    IQ2_XS: 4.0338,
+    IQ2_XXS: 5.2461,
+    IQ1_M: 4.2777,
+    IQ1_S: 4.3133,
+  },
+  stories260K: { f32: 3.9932, F16: 3.9929, Q8_0: 3.9937, Q5_1: 4.0232, Q4_0: 4.2734, IQ4_NL: 4.2196 },
+};
+
+const textFile = "models/ppl_text_16k.txt";
+
+for (const [name, figures] of Object.entries(llamaCpp)) {
+  describeWithData(`perplexity of ${name} is llama.cpp's within 0.5 %`, [`models/${name}`, textFile], () => {
+    it.each(Object.entries(figures))("%s", { timeout: 120_000 }, async (type, expected) => {
+      await using model = await load(testData(`models/${name}/${name}-${type}.gguf`) ?? "", {
+        backend: "wasm",
+        contextLength: 256,
+      });
+      const tokens = model.tokenizer.encode(readFileSync(testData(textFile) ?? "", "utf8"));
+      const { bos } = model.tokenizer;
+      const result = await perplexity((ids, from, to) => model.forward(ids, { rows: [from, to] }), tokens, {
+        context: 256,
+        ...(bos !== undefined && { bos }),
+      });
+      expect(result.chunks).toBeGreaterThan(20);
+      expect(Math.abs(result.perplexity / expected - 1), `${result.perplexity}`).toBeLessThan(0.005);
+    });
+  });
+}
+
+/** Mean Kullback-Leibler divergence in nats between rows of logits. */
+function meanDivergence(expected: Float32Array, actual: Float32Array, columns: number): number {
+  const logSoftmax = (row: Float32Array): Float64Array => {
+    const top = row.reduce((a, b) => Math.max(a, b));
+    const total = row.reduce((sum, value) => sum + Math.exp(value - top), 0);
+    return Float64Array.from(row, (value) => value - top - Math.log(total));
+  };
+  let total = 0;
+  for (let at = 0; at < expected.length; at += columns) {
+    const p = logSoftmax(expected.subarray(at, at + columns));
+    const q = logSoftmax(actual.subarray(at, at + columns));
+    for (const [i, value] of p.entries()) total += Math.exp(value) * (value - (q[i] ?? 0));
+  }
+  return total / (expected.length / columns);
+}
+
+/** The same work on both backends. */
+async function onBoth<T>(path: string, work: (model: Model) => Promise<T>): Promise<readonly [T, T]> {
+  const run = async (backend: string): Promise<T> => {
+    await using model = await load(path, { backend });
+    return await work(model);
+  };
+  return [await run("reference"), await run("wasm")];
+}
+
+const stories = ["F16", "Q8_0"].map((type) => `models/stories260K/stories260K-${type}.gguf`);
+const picos = ["pico-f16", "quant/pico-Q8_0", "quant/pico-Q4_K_M", "quant/pico-Q4_0", "quant/pico-Q2_K"].map(
+  (file) => `models/pico/${file}.gguf`,
+);
+
+describe("the SIMD kernels against the reference backend", () => {
+  describeWithData("real models", [...stories, ...picos], () => {
+    it.each([...stories, ...picos])("%s: the same greedy text, and logits close", async (file) => {
+      const path = testData(file) ?? "";
+      const prompt = file.includes("pico") ? "Tell me a story about a dog and a ball." : "Once upon a time";
+      const chat = file.includes("pico") ? { messages: [{ role: "user", content: prompt }] } : { prompt };
+      const [expected, actual] = await onBoth(path, async (model) => {
+        const { tokens } = await model.complete({ ...chat, temperature: 0, maxTokens: 64 });
+        return tokens;
+      });
+      expect(actual).toEqual(expected);
+      const [logits, packed] = await onBoth(path, (model) => model.forward(expected));
+      // Activations are rounded to int8 for packed weights, so this is no float noise.
+      expect(meanDivergence(logits, packed, logits.length / expected.length)).toBeLessThan(1e-3);
+    });
+  });
+});

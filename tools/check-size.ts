@@ -1,0 +1,199 @@
+/**
+ * Ceilings on what users download: each package's own code bundled, minified and gzipped. A ceiling is raised only with a
+ * new reason beside it.
+ */
+import { existsSync, readFileSync } from "node:fs";
+import { join } from "node:path";
+import { gzipSync } from "node:zlib";
+import { build, type Metafile } from "esbuild";
+import { root } from "./workspace.ts";
+
+export interface Ceiling {
+  /** What is weighed, for messages. */
+  readonly name: string;
+  /** An entry to bundle, or a file to weigh as it is; from the root. */
+  readonly file: string;
+  /** Bundle the dependencies too, as a web application would. @default false */
+  readonly whole?: boolean;
+  readonly gzipBytes: number;
+  readonly reason: string;
+}
+
+export const ceilings: readonly Ceiling[] = [
+  {
+    name: "@lowbit/core",
+    file: "packages/core/src/index.ts",
+    gzipBytes: 15_000,
+    reason: "the design's budget: contracts, plans, the reference dequantizer, the safetensors container",
+  },
+  {
+    name: "@lowbit/gguf",
+    file: "plugins/gguf/src/index.ts",
+    gzipBytes: 18_000,
+    reason: "reader, writer and every ggml type; the IQ grids alone are about 7 kB",
+  },
+  {
+    name: "@lowbit/tokenizers",
+    file: "packages/tokenizers/src/index.ts",
+    gzipBytes: 20_500,
+    reason:
+      "four kinds of tokenizers with the pre-tokenizers' patterns (14.3 kB), and budgeted chat templates with their engine",
+  },
+  {
+    name: "@lowbit/models",
+    file: "packages/models/src/index.ts",
+    gzipBytes: 6_000,
+    reason: "every family over shared blocks: a new family is about 0.3 kB",
+  },
+  {
+    name: "@lowbit/platform for Node",
+    file: "packages/platform/src/node.ts",
+    gzipBytes: 5_000,
+    reason: "files, folders and URLs with range requests",
+  },
+  {
+    name: "@lowbit/platform",
+    file: "packages/platform/src/web.ts",
+    gzipBytes: 5_000,
+    reason: "the same without files",
+  },
+  {
+    name: "@lowbit/engine",
+    file: "packages/engine/src/index.ts",
+    gzipBytes: 15_000,
+    reason: "planning, loading, the paged cache, sampling, generation",
+  },
+  {
+    name: "@lowbit/kernels-reference",
+    file: "kernels/reference/src/index.ts",
+    gzipBytes: 9_000,
+    reason: "every op in plain TypeScript",
+  },
+  {
+    name: "@lowbit/kernels-wasm",
+    file: "kernels/wasm/src/index.ts",
+    gzipBytes: 15_000,
+    reason: "memory, repacking and the recorder; the modules are weighed below",
+  },
+  {
+    name: "@lowbit/kernels-wasm, relaxed module",
+    file: "kernels/wasm/pkg/relaxed/lowbit_kernels_bg.wasm",
+    gzipBytes: 45_000,
+    reason: "dot products for each code width, group and tile, unrolled",
+  },
+  {
+    name: "@lowbit/kernels-wasm, simd128 module",
+    file: "kernels/wasm/pkg/simd128/lowbit_kernels_bg.wasm",
+    gzipBytes: 45_000,
+    reason: "the same without relaxed SIMD",
+  },
+  {
+    name: "lowbit",
+    file: "packages/lowbit/src/index.ts",
+    gzipBytes: 1_000,
+    reason: "it only puts the others together",
+  },
+  {
+    name: "lowbit in a web page",
+    file: "packages/lowbit/src/index.ts",
+    whole: true,
+    gzipBytes: 90_000,
+    reason: "all of the above and the template engine, without the modules",
+  },
+  {
+    name: "@lowbit/cli",
+    file: "packages/cli/src/index.ts",
+    gzipBytes: 10_000,
+    reason: "four commands",
+  },
+  {
+    name: "@lowbit/pico",
+    file: "models/pico/src/index.ts",
+    gzipBytes: 500,
+    reason: "addresses of files; the model itself is 3.7 MB",
+  },
+];
+
+export interface Weighing {
+  readonly name: string;
+  readonly gzipBytes: number;
+  readonly ceiling: Ceiling;
+}
+
+/** Minified and gzipped bytes of a bundle, or gzipped bytes of a file that is not code. */
+export async function weigh(ceiling: Ceiling): Promise<Weighing> {
+  const path = join(root, ceiling.file);
+  const bytes = ceiling.file.endsWith(".ts")
+    ? await bundle(path, ceiling.whole ?? false)
+    : new Uint8Array(readFileSync(path));
+  return { name: ceiling.name, gzipBytes: gzipSync(bytes, { level: 9 }).byteLength, ceiling };
+}
+
+async function bundle(entry: string, whole: boolean): Promise<Uint8Array> {
+  const result = await build({
+    entryPoints: [entry],
+    bundle: true,
+    write: false,
+    format: "esm",
+    target: "es2023",
+    minify: true,
+    treeShaking: true,
+    logLevel: "silent",
+    metafile: true,
+    // A package alone is weighed as Node loads it; the whole as a web page does, where a Node built-in fails the build.
+    ...(whole
+      ? { platform: "browser", conditions: ["browser", "module"] }
+      : { platform: "node", packages: "external" }),
+  });
+  if (whole) refuseBuiltins(result.metafile);
+  return (result.outputFiles[0] as { contents: Uint8Array }).contents;
+}
+
+/** A bundle for the web holds no import of a Node built-in, not even a dynamic one. */
+function refuseBuiltins(metafile: Metafile): void {
+  for (const output of Object.values(metafile.outputs)) {
+    for (const { path } of output.imports) {
+      if (path.startsWith("node:")) throw new Error(`the bundle for the web imports ${path}`);
+    }
+  }
+}
+
+/** Are there packages that nothing weighs, or that weigh too much? One sentence each. */
+export async function checkSizes(
+  list: readonly Ceiling[],
+): Promise<{ problems: string[]; weighings: Weighing[] }> {
+  const problems: string[] = [];
+  const weighings: Weighing[] = [];
+  for (const ceiling of list) {
+    if (!existsSync(join(root, ceiling.file))) {
+      problems.push(`${ceiling.name}: there is no ${ceiling.file} to weigh.`);
+      continue;
+    }
+    try {
+      const weighing = await weigh(ceiling);
+      weighings.push(weighing);
+      if (weighing.gzipBytes > ceiling.gzipBytes) {
+        problems.push(
+          `${ceiling.name}: ${weighing.gzipBytes} bytes gzipped, over its ceiling of ${ceiling.gzipBytes} (${ceiling.reason}).`,
+        );
+      }
+    } catch (error) {
+      problems.push(`${ceiling.name}: cannot be bundled: ${error instanceof Error ? error.message : error}`);
+    }
+  }
+  return { problems, weighings };
+}
+
+export function sizeTable(weighings: readonly Weighing[]): string {
+  const kb = (bytes: number) => (bytes / 1000).toFixed(1).padStart(7);
+  return weighings
+    .map(({ name, gzipBytes, ceiling }) => `${name.padEnd(40)}${kb(gzipBytes)} of${kb(ceiling.gzipBytes)} kB`)
+    .join("\n");
+}
+
+if (import.meta.main) {
+  const { problems, weighings } = await checkSizes(ceilings);
+  console.log(sizeTable(weighings));
+  for (const problem of problems) console.error(problem);
+  process.exitCode = problems.length === 0 ? 0 : 1;
+}
