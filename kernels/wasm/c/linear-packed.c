@@ -149,6 +149,12 @@ static void point_at(TileCall *call, const Segment *segment, const Strip *strip,
   call->meta[i] = a->meta + block * META_BYTES;
 }
 
+// Reads one byte of each cache line, so that lines on their way from memory overlap: the loops behind wait for each of theirs in turn, and
+// hardware does not follow short streams that alternate. WebAssembly has no prefetch; a load whose value nobody waits for is one.
+static void touch(const uint8_t *from, uint32_t bytes) {
+  for (uint32_t at = 0; at < bytes; at += 64) (void)*(const volatile uint8_t *)(from + at);
+}
+
 void strip_packed(const Segment *segment, const uint8_t *const *records, int32_t record_count, const Strip *strip, v128_t *acc) {
   const TypeInfo *type = segment->type;
   const Kernel *kernel = choose(type);
@@ -161,6 +167,7 @@ void strip_packed(const Segment *segment, const uint8_t *const *records, int32_t
     int32_t left = (segment->columns - chunk) / 32;
     int32_t blocks = left < CHUNK_BLOCKS ? left : CHUNK_BLOCKS;
     int32_t groups = blocks * (32 / type->group);
+    for (int32_t r = 0; r < record_count && chunk == 0; r++) touch(records[r], segment->group_bytes);
     for (int32_t r = 0; r < STRIP_RECORDS; r++) {
       const uint8_t *w = records[r];
       expand(&type->scale, type->unit, w + segment->super_at, w + segment->sub_at, chunk, groups, type->group, scales + r);
