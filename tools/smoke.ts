@@ -106,11 +106,7 @@ try {
     console.log(`ok   ${version}: the command`);
   }
   const types = ["--noEmit", "--strict", "--module", "nodenext", "--target", "es2023", "--lib", "esnext,dom"];
-  run(
-    process.execPath,
-    [join(root, "node_modules/typescript/bin/tsc"), ...types, "consumer.ts"],
-    folder,
-  );
+  run(process.execPath, [join(root, "node_modules/typescript/bin/tsc"), ...types, "consumer.ts"], folder);
   console.log("ok   types, as a project that checks its libraries sees them");
 } finally {
   rmSync(folder, { recursive: true, force: true });
