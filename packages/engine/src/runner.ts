@@ -127,7 +127,7 @@ export function createRunner(parts: RunnerParts): Runner {
   };
 }
 
-function forwardContext({ backend, config, kv, weights }: RunnerParts): ForwardContext {
+function forwardContext({ backend, config, kv, plan, weights }: RunnerParts): ForwardContext {
   const { linear, vectors } = weights;
   const find = <T>(map: ReadonlyMap<string, T>, role: string): T => {
     const found = map.get(role);
@@ -144,7 +144,8 @@ function forwardContext({ backend, config, kv, weights }: RunnerParts): ForwardC
   };
   return {
     ops: backend.ops,
-    config,
+    // The length that was loaded: it decides between a model's short and long rotation factors.
+    config: { ...config, contextLength: plan.contextLength },
     kv,
     weight: (role) => find(linear, role),
     vector: (role) => find(vectors, role).tensor,

@@ -313,8 +313,9 @@ describe("families", () => {
     expect(config("phi3", { "attention.sliding_window": 2047 }).slidingWindow).toBeUndefined();
   });
 
-  it("bitnet runs with silu only", () => {
-    expect(config("bitnet", { hidden_act: "silu" }).architecture).toBe("bitnet");
-    expect(() => config("bitnet", { hidden_act: "relu2" })).toThrow(/relu2/);
+  it("bitnet runs with silu or squared relu", () => {
+    expect(config("bitnet", { hidden_act: "silu" }).activation).toBeUndefined();
+    expect(config("bitnet", { hidden_act: "relu2" }).activation).toBe("relu-squared");
+    expect(() => config("bitnet", { hidden_act: "mish" })).toThrow(/mish/);
   });
 });

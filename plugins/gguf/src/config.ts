@@ -284,7 +284,11 @@ function gemma3(keys: Keys, config: ModelConfig): Partial<ModelConfig> {
 function bitnet(keys: Keys): Partial<ModelConfig> {
   const activation = keys.text("hidden_act") ?? "silu";
   if (activation === "silu") return {};
-  throw keys.unsupported("unknown-activation", `bitnet.hidden_act is "${activation}", only "silu" runs`);
+  if (activation === "relu2") return { activation: "relu-squared" };
+  throw keys.unsupported(
+    "unknown-activation",
+    `bitnet.hidden_act is "${activation}", only "silu" and "relu2" run`,
+  );
 }
 
 function bert(keys: Keys): Partial<ModelConfig> {
