@@ -22,7 +22,7 @@ import { load } from "lowbit";
 import { picoGguf } from "@lowbit/pico";
 await using model = await load(picoGguf);
 const { text } = await model.complete({ messages: [{ role: "user", content: "What is 12 + 7?" }], temperature: 0 });
-console.log(JSON.stringify({ text, backend: model.info.backend }));
+console.log(JSON.stringify({ text, backend: model.info.backendDescription }));
 `;
 /** Node 20 has no \`await using\`: the same by hand. */
 const plainProgram: string = program

@@ -4,6 +4,7 @@ import { reference } from "@lowbit/kernels-reference";
 import { architectures } from "@lowbit/models";
 import {
   describeWithData,
+  meanDivergence,
   runModel,
   type TinyModelOptions,
   testData,
@@ -30,22 +31,6 @@ const models: Record<string, TinyModelOptions> = {
   bitnet: { architecture: "bitnet" },
 };
 
-/** Mean Kullback-Leibler divergence between rows of logits. */
-function divergence(expected: Float32Array, actual: Float32Array, columns: number): number {
-  let total = 0;
-  for (let at = 0; at < expected.length; at += columns) {
-    const [p, q] = [expected, actual].map((x) => logSoftmax(x.subarray(at, at + columns)));
-    for (let i = 0; i < columns; i++) total += Math.exp(p![i]!) * (p![i]! - q![i]!);
-  }
-  return total / (expected.length / columns);
-}
-
-function logSoftmax(logits: Float32Array): Float64Array {
-  const top = logits.reduce((a, b) => Math.max(a, b));
-  const sum = logits.reduce((total, value) => total + Math.exp(value - top), 0);
-  return Float64Array.from(logits, (value) => value - top - Math.log(sum));
-}
-
 /** Logits of a file's model on the reference and on both builds, whole, in chunks and token by token. */
 async function compare(open: () => ReturnType<typeof openGguf>, count: number): Promise<number> {
   const random = randomOf(5);
@@ -65,7 +50,7 @@ async function compare(open: () => ReturnType<typeof openGguf>, count: number): 
   for (const chunk of [count, 7, 1]) {
     expect(sameBits(await run("relaxed", chunk), simd), `relaxed, chunks of ${chunk}`).toBe(true);
   }
-  return divergence(await run("reference", count), simd, columns);
+  return meanDivergence(await run("reference", count), simd, columns);
 }
 
 describe("whole models: both builds and all chunkings agree to the last bit", () => {

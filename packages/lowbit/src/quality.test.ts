@@ -1,6 +1,6 @@
 import { readFileSync } from "node:fs";
 import { perplexity } from "@lowbit/core";
-import { describeWithData, testData } from "@lowbit/testing";
+import { describeWithData, meanDivergence, testData } from "@lowbit/testing";
 import { describe, expect, it } from "vitest";
 import { load, type Model } from "./index.ts";
 
@@ -49,22 +49,6 @@ for (const [name, figures] of Object.entries(llamaCpp)) {
       expect(Math.abs(result.perplexity / expected - 1), `${result.perplexity}`).toBeLessThan(0.005);
     });
   });
-}
-
-/** Mean Kullback-Leibler divergence in nats between rows of logits. */
-function meanDivergence(expected: Float32Array, actual: Float32Array, columns: number): number {
-  const logSoftmax = (row: Float32Array): Float64Array => {
-    const top = row.reduce((a, b) => Math.max(a, b));
-    const total = row.reduce((sum, value) => sum + Math.exp(value - top), 0);
-    return Float64Array.from(row, (value) => value - top - Math.log(total));
-  };
-  let total = 0;
-  for (let at = 0; at < expected.length; at += columns) {
-    const p = logSoftmax(expected.subarray(at, at + columns));
-    const q = logSoftmax(actual.subarray(at, at + columns));
-    for (const [i, value] of p.entries()) total += Math.exp(value) * (value - (q[i] ?? 0));
-  }
-  return total / (expected.length / columns);
 }
 
 /** The same work on both backends. */
@@ -116,20 +100,28 @@ describe("the SIMD kernels against the reference backend", () => {
       await expectClose(path, expected.flat());
     });
 
-    // Long free text has near ties, which the rounding of activations may tip; nowhere else may the choice differ.
-    it.each(picos)("%s: a story leaves the reference's only at a near tie", async (file) => {
+    // Long free text has near ties, which the rounding of activations may tip: with Q8_0, Q4_K_M and Q4_0 the two tokens' logits are
+    // within 0.007 of each other where the texts part, with Q2_K within 0.19. Nowhere else may the choice differ.
+    const stories64 = picos.flatMap((file) => ["plain", "chat"].map((kind) => [file, kind] as const));
+    it.each(stories64)("%s: a story, %s, leaves the reference's only at a near tie", async (file, kind) => {
       const path = testData(file) ?? "";
-      const request = { prompt: "Tell me a story about a dog and a ball.", temperature: 0, maxTokens: 64 };
-      const [expected, actual] = await onBoth(path, (model) => model.complete(request));
-      const split = expected.tokens.findIndex((token, i) => token !== actual.tokens[i]);
-      if (split < 0) return;
+      const content = "Tell me a story about a dog and a ball.";
+      const messages = [{ role: "user", content }];
       await using model = await load(path, { backend: "reference" });
-      const prompt = model.tokenizer.encode(request.prompt);
+      const text = kind === "chat" ? (model.tokenizer.renderChat?.(messages) ?? "") : content;
+      const prompt = model.tokenizer.encode(text, { parseSpecial: kind === "chat" });
+      const request = { prompt, temperature: 0, maxTokens: 64 };
+      const [expected, actual] = await onBoth(path, (each) => each.complete(request));
+      const split = expected.tokens.findIndex((token, i) => token !== actual.tokens[i]);
+      if (file.includes("f16")) expect(split).toBe(-1);
+      if (split < 0) {
+        expect(actual.tokens).toEqual(expected.tokens);
+        return;
+      }
       const logits = await model.forward([...prompt, ...expected.tokens.slice(0, split)], { rows: "last" });
-      const [one, other] = [expected.tokens[split] ?? -1, actual.tokens[split] ?? -1].map(
-        (id) => logits[id] ?? 0,
-      );
-      expect(Math.abs((one ?? 0) - (other ?? 9))).toBeLessThan(0.3);
+      const [one, other] = [expected.tokens[split], actual.tokens[split]].map((id) => logits[id ?? -1]);
+      const gap = (one ?? Number.NaN) - (other ?? Number.NaN);
+      expect(gap).toBeLessThan(file.includes("Q2_K") ? 0.25 : 0.02);
     });
   });
 });

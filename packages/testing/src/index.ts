@@ -1,4 +1,5 @@
 export * from "./data.ts";
+export * from "./divergence.ts";
 export * from "./files.ts";
 export * from "./random.ts";
 export * from "./round-to-type.ts";
