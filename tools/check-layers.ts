@@ -21,7 +21,7 @@ const layers: readonly Layer[] = [
     title: "plugins, kernels, models, tokenizers, platform",
     folders: /^(plugins|kernels)\/|^packages\/(models|tokenizers|platform)$/,
   },
-  { level: 3, title: "engine, eval, train", folders: /^packages\/(engine|eval|train)$/ },
+  { level: 3, title: "engine, convert, eval, train", folders: /^packages\/(engine|convert|eval|train)$/ },
   { level: 4, title: "lowbit, model files", folders: /^packages\/lowbit$|^models\// },
   { level: 5, title: "cli, server, ai-provider", folders: /^packages\/(cli|server|ai-provider)$/ },
   { level: 6, title: "testing (development only)", folders: /^packages\/testing$/ },
@@ -34,7 +34,8 @@ const portableUpTo = 4;
 const platformFiles = /^packages\/platform\/src\/node[\w-]*\.ts$/;
 
 const maxFileLines = 400;
-const maxCoreLines = 2500;
+/** Contracts of every noun, and what plugins share: bit packing, integer grids, the safetensors container. */
+const maxCoreLines = 3000;
 /** Numbers, not logic. */
 const tableFiles = /\/tables?\//;
 

@@ -16,6 +16,12 @@ export interface ByteSink {
   write(bytes: Uint8Array): Promise<void> | void;
 }
 
+/** A new file being written; `close` resolves when its bytes are safe. */
+export interface FileSink extends ByteSink {
+  write(bytes: Uint8Array): Promise<void>;
+  close(): Promise<void>;
+}
+
 /** The files of one checkpoint: a single file, or a directory. Names are plain: no separators, no `..`. */
 export interface FileSet {
   /** For messages: the path or URL the user gave. */
@@ -25,6 +31,16 @@ export interface FileSet {
   list(signal?: AbortSignal): Promise<readonly string[]>;
   /** Throws `not-found` if there is no such file. The caller closes the source. */
   open(file: string, signal?: AbortSignal): Promise<ByteSource>;
+}
+
+/** A folder that is written to: long work leaves its state here, and goes on from it after an interruption. */
+export interface WritableFolder extends FileSet {
+  /** Starts the file anew. */
+  create(file: string): Promise<FileSink>;
+  /** Adds to the end of the file, made if absent; the bytes are safe when it resolves. */
+  append(file: string, bytes: Uint8Array): Promise<void>;
+  /** Throws `not-found`. */
+  remove(file: string): Promise<void>;
 }
 
 /** Checks a range against the source's size, so that implementations need not. */

@@ -40,6 +40,13 @@ export function floatToHalf(value: number): number {
   return sign | ((rounded - 0x38000000) >>> 13);
 }
 
+/** Nearest bfloat16, ties to even, as an f32. */
+export function roundToBf16(value: number): number {
+  const bits = floatToBits(value);
+  if ((bits & 0x7fffffff) > 0x7f800000) return Number.NaN;
+  return bitsToFloat((bits + 0x7fff + ((bits >>> 16) & 1)) & 0xffff0000);
+}
+
 /** Nearest integer, ties to even, as torch and numpy round (`Math.round` rounds halves up). */
 export function roundHalfEven(value: number): number {
   const floor = Math.floor(value);

@@ -9,6 +9,15 @@ export type JsonValue =
   | readonly JsonValue[]
   | ReadonlyMap<string, JsonValue>;
 
+/** JSON to be written: what `JSON.stringify` takes. */
+export type PlainJson =
+  | null
+  | boolean
+  | number
+  | string
+  | readonly PlainJson[]
+  | { readonly [key: string]: PlainJson };
+
 /** Deeper nesting is refused before it can exhaust the stack. */
 const maxDepth = 100;
 

@@ -1,6 +1,7 @@
 import type { Architecture } from "./architecture.ts";
 import type { BackendFactory } from "./backend.ts";
 import type { Format } from "./format.ts";
+import type { Packing } from "./packing.ts";
 
 /** A bag of any of the nouns. Plugins are handed over in arrays; nothing registers itself. */
 export interface Plugin {
@@ -8,6 +9,7 @@ export interface Plugin {
   /** The contract's version this was written for. */
   readonly apiVersion: 1;
   readonly formats?: readonly Format[];
+  readonly packings?: readonly Packing[];
   readonly architectures?: readonly Architecture[];
   readonly backends?: readonly BackendFactory[];
 }

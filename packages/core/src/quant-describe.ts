@@ -15,6 +15,10 @@ export function describeType(type: QuantType): string {
   const parts = [describeCodes(plan)];
   if (plan.family !== "dense") {
     parts.push(`scale: ${describeScale(plan.scale)}`);
+    if (plan.zeroPoint) {
+      const { bits, per, format } = plan.zeroPoint;
+      parts.push(`zero point: ${format ?? `${bits}-bit`} per ${per}`);
+    }
     if (plan.min) parts.push(`min: ${describeScale(plan.min)}`);
   }
   parts.push(`${Number(bitsPerWeight(type).toFixed(4))} bits per weight`);

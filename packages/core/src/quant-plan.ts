@@ -10,6 +10,12 @@ import {
   type ScaleFormat,
 } from "./quant-type.ts";
 
+export interface ZeroPlan extends FieldPlan {
+  readonly offset: number;
+  /** Absent: an integer. */
+  readonly format?: ScaleFormat;
+}
+
 export interface ScalePlan {
   readonly super?: FieldPlan & { readonly format: ScaleFormat };
   readonly sub?: FieldPlan & { readonly offset: number };
@@ -17,13 +23,14 @@ export interface ScalePlan {
 }
 
 /**
- * The gather table of a QuantType. After it, a weight is `S · levels[k] · unit − M` where k, the level index, is found as
+ * The gather table of a QuantType. After it, a weight is `S · (levels[k] · unit − Z) − M` where k, the level index, is found as
  *
  *     affine: k = code                      levels = code − zero, unit = 1
  *     book:   k = index[variant · entries·dimension + code·dimension + j]    variant = 2·deltaIndex + signBit
  *
  * (variant = deltaIndex without signs; two's complement codes get 2^(bits−1) added, and so does their zero), so that a
- * kernel needs only small unsigned codes and, for books, a table of at most 256 signed bytes.
+ * kernel needs only small unsigned codes and, for books, a table of at most 256 signed bytes. Codebooks whose values are no such
+ * bytes have `floats` instead: k = code and the value is floats[k].
  */
 export interface QuantPlan {
   readonly type: QuantType;
@@ -33,8 +40,10 @@ export interface QuantPlan {
   readonly levelBits: number;
   /** ints: subtracted from k. */
   readonly zero: number;
-  /** book: signed integers; times `unit` they are the values. */
+  /** book: signed integers; times `unit` they are the values. Empty where `floats` are given. */
   readonly levels: Int8Array;
+  /** book of any f32 values. */
+  readonly floats?: Float32Array;
   /** A power of two. */
   readonly unit: number;
   /** book: level index by variant, codebook entry and position in the entry. */
@@ -44,9 +53,10 @@ export interface QuantPlan {
   readonly code?: FieldPlan;
   readonly scale: ScalePlan;
   readonly min?: ScalePlan;
+  readonly zeroPoint?: ZeroPlan;
   readonly sign?: FieldPlan & { readonly parity: boolean };
   readonly delta?: FieldPlan;
-  /** Weights over which scale and min are constant. */
+  /** Weights over which scale, zero point and min are constant. */
   readonly group: number;
 }
 
@@ -66,7 +76,10 @@ function compile(type: QuantType): QuantPlan {
   checkSizes(type);
   const scale = compileScale(type, type.scale);
   const min = type.min && compileScale(type, type.min);
-  const spans = [scale, min].flatMap((s) => [s?.super?.per, s?.sub?.per]).filter((per) => per !== undefined);
+  const zeroPoint = compileZero(type);
+  const spans = [scale.super, scale.sub, min?.super, min?.sub, zeroPoint]
+    .map((field) => field?.per)
+    .filter((per) => per !== undefined);
   const group = Math.min(type.block, ...spans);
   for (const span of spans) {
     if (span % group !== 0) fail(type, `scales cover ${span} weights and ${group}, which do not nest`);
@@ -75,6 +88,7 @@ function compile(type: QuantType): QuantPlan {
     type,
     scale,
     ...(min && { min }),
+    ...(zeroPoint && { zeroPoint }),
     group,
     unit: 1,
     zero: 0,
@@ -84,6 +98,7 @@ function compile(type: QuantType): QuantPlan {
   };
   const { values } = type;
   if (values.kind === "dense") {
+    if (type.zero || type.round) fail(type, "plain numbers have no zero point and are not rounded");
     const bytes = denseBytes[values.format];
     if (type.block !== 1 || type.bytes !== bytes) {
       fail(type, `a block of ${type.block} in ${type.bytes} bytes, but ${values.format} is 1 in ${bytes}`);
@@ -149,7 +164,7 @@ function checkSizes(type: QuantType): void {
 function compileBook(
   type: QuantType,
   table: readonly number[],
-): Pick<QuantPlan, "levels" | "unit" | "index" | "levelBits"> {
+): Pick<QuantPlan, "levels" | "floats" | "unit" | "index" | "levelBits"> {
   const signs = type.sign ? [1, -1] : [1];
   const variants = (type.delta?.values ?? [0]).flatMap((delta) =>
     signs.map((sign) => table.map((value) => sign * (value + delta))),
@@ -158,11 +173,20 @@ function compileBook(
   let unit = 1;
   while (unit > 2 ** -8 && distinct.some((value) => !Number.isInteger(value / unit))) unit /= 2;
   const levels = distinct.map((value) => value / unit);
-  if (levels.some((level) => !Number.isInteger(level) || level < -128 || level > 127)) {
-    fail(type, "codebook values must be signed bytes times a power of two");
-  }
   // Without signs a level is its own code, so that planes can hold the codes as they are.
   const plain = variants.length === 1 && type.code.per === 1;
+  if (levels.some((level) => !Number.isInteger(level) || level < -128 || level > 127)) {
+    if (!plain || type.delta || table.length > 256 || table.some((value) => Number.isNaN(value))) {
+      fail(type, "codebook values must be signed bytes times a power of two");
+    }
+    return {
+      levels: new Int8Array(0),
+      floats: Float32Array.from(table),
+      unit: 1,
+      index: Uint8Array.from(table, (_, k) => k),
+      levelBits: Math.max(1, Math.ceil(Math.log2(table.length))),
+    };
+  }
   const order = plain ? table.map((value) => value / unit) : levels;
   const position = new Map(order.map((level, k) => [level + 0, k]));
   const index = plain
@@ -186,6 +210,14 @@ function compileScale(type: QuantType, scale: ScaleField | undefined): ScalePlan
     ...(scale?.super && { super: { ...compileField(type, scale.super.field), format: scale.super.format } }),
     ...(scale?.sub && { sub: { ...compileField(type, scale.sub.field), offset: scale.sub.offset ?? 0 } }),
   };
+}
+
+function compileZero(type: QuantType): ZeroPlan | undefined {
+  if (type.zero === undefined) return undefined;
+  if (type.min || type.scale?.sub) fail(type, "a zero point goes with neither a min nor a sub-scale");
+  const { field, offset = 0, format } = type.zero;
+  if (!Number.isInteger(offset)) fail(type, `its zero point is shifted by ${offset}, not an integer`);
+  return { ...compileField(type, field), offset, ...(format && { format }) };
 }
 
 function compileField(type: QuantType, field: BitField): FieldPlan {

@@ -1,8 +1,9 @@
-import { decodeDense, decodeScale } from "./dense-types.ts";
+import { decodeDense, decodeScale, floatToHalf, halfToFloat, roundToBf16 } from "./dense-types.ts";
 import { LowbitError } from "./errors.ts";
 import { readFields } from "./quant-bits.ts";
-import { planOf, type QuantPlan, type ScalePlan } from "./quant-plan.ts";
+import { planOf, type QuantPlan, type ScalePlan, type ZeroPlan } from "./quant-plan.ts";
 import { isUnpacked, type QuantType } from "./quant-type.ts";
+import { type LinearWeight, rowsOf } from "./weight.ts";
 
 /** Room for what one block's fields hold. */
 interface Scratch {
@@ -23,7 +24,7 @@ function scratchOf(block: number): Scratch {
 
 /**
  * Decodes whole blocks to f32: the truth that every backend is tested against. Each product rounds to f32 as in ggml:
- * S = super·sub, then S·value, then minus M. Throws `bad-argument` if `blocks` is not whole blocks or `out` has no room.
+ * S = super·sub, value − Z, then S·that, then minus M. Throws `bad-argument` if `blocks` is not whole blocks or `out` has no room.
  */
 export function dequantize(type: QuantType, blocks: Uint8Array, out: Float32Array): Float32Array {
   const plan = planOf(type);
@@ -44,26 +45,60 @@ export function dequantize(type: QuantType, blocks: Uint8Array, out: Float32Arra
   const { group } = plan;
   const scales = new Float32Array(type.block / group);
   const mins = new Float32Array(type.block / group);
+  const zeros = new Float32Array(type.block / group);
+  const round = roundings[type.round ?? "f32"];
   const values = levelValues(plan);
   for (let b = 0, element = 0; b < count; b++) {
     const start = b * type.bytes;
     gatherLevels(plan, blocks, start, scratch);
     gatherScales(plan.scale, group, blocks, start, scratch.fields, scales);
     if (plan.min) gatherScales(plan.min, group, blocks, start, scratch.fields, mins);
+    if (plan.zeroPoint) gatherZeros(plan.zeroPoint, group, blocks, start, scratch.fields, zeros);
     for (let g = 0, e = 0; g < scales.length; g++) {
       const scale = scales[g]!;
       const min = mins[g]!;
+      const zero = zeros[g]!;
       for (const end = e + group; e < end; e++, element++) {
-        const product = scale * values[levels[e]!]!;
-        out[element] = plan.min ? Math.fround(product) - min : product;
+        const product = scale * Math.fround(values[levels[e]!]! - zero);
+        out[element] = round(plan.min ? Math.fround(product) - min : product);
       }
     }
   }
   return out;
 }
 
+const roundings = {
+  f32: (value: number): number => value,
+  f16: (value: number): number => halfToFloat(floatToHalf(value)),
+  bf16: roundToBf16,
+};
+
+/**
+ * All values of a weight: f32, `experts · out` rows of `in` in the order of the inputs, row scales applied, bias not. Segments that
+ * overlap are summed; columns that no segment covers are 0. Throws `bad-argument` where blocks and shape do not fit.
+ */
+export function denseWeight(weight: LinearWeight): Float32Array {
+  const { in: width, permute, rowScale, segments } = weight;
+  const rows = rowsOf(weight);
+  const out = new Float32Array(rows * width);
+  for (const { type, from, to, blocks } of segments) {
+    const row = new Float32Array(to - from);
+    const bytes = (row.length / type.block) * type.bytes;
+    for (let r = 0; r < rows; r++) {
+      dequantize(type, blocks.subarray(r * bytes, (r + 1) * bytes), row);
+      for (let j = 0; j < row.length; j++) {
+        const at = r * width + (permute ? permute[from + j]! : from + j);
+        out[at] = out[at]! + row[j]!;
+      }
+    }
+  }
+  if (rowScale) for (let i = 0; i < out.length; i++) out[i] = out[i]! * rowScale[Math.floor(i / width)]!;
+  return out;
+}
+
 /** The value that a level index stands for, before scaling. */
 export function levelValue(plan: QuantPlan, level: number): number {
+  if (plan.floats) return plan.floats[level] ?? 0;
   return plan.family === "book" ? (plan.levels[level] ?? 0) * plan.unit : level - plan.zero;
 }
 
@@ -141,4 +176,21 @@ function gatherScales(
     for (let g = 0; g < out.length; g++) out[g] = out[g]! * (fields[Math.floor((g * group) / per)]! + offset);
   }
   if (plan.multiplier !== 1) for (let g = 0; g < out.length; g++) out[g] = out[g]! * plan.multiplier;
+}
+
+/** One zero point for each `group` weights. */
+function gatherZeros(
+  plan: ZeroPlan,
+  group: number,
+  bytes: Uint8Array,
+  start: number,
+  fields: Int32Array,
+  out: Float32Array,
+): void {
+  const { per, offset, format } = plan;
+  readFields(plan, bytes, start, fields);
+  for (let g = 0; g < out.length; g++) {
+    const field = fields[Math.floor((g * group) / per)]!;
+    out[g] = format ? decodeScale(format, field >>> 0) : field + offset;
+  }
 }

@@ -1,7 +1,7 @@
 /**
  * One quantization type, described as data. Everything obeys
  *
- *     w = S · (C[code] + delta) · sign − M        S = super-scale × sub-scale,  M = super-min × sub-min
+ *     w = S · ((C[code] + delta) · sign − Z) − M     S = super-scale × sub-scale,  M = super-min × sub-min
  *
  * and the description says where in a block the bits of code, scales, mins, signs and deltas lie. From it core derives the
  * reference dequantizer (`quant-reference`), the gather table that backends repack with (`quant-plan`) and the
@@ -20,6 +20,10 @@ export interface QuantType {
   readonly scale?: ScaleField;
   /** Absent: 0. Subtracted, so a format that adds its minimum sets `multiplier: -1`. */
   readonly min?: ScaleField;
+  /** Zero point, subtracted before scaling. Absent: 0. Excludes `min`, and a sub-scale. */
+  readonly zero?: ZeroField;
+  /** Each weight is rounded to this format at the end. */
+  readonly round?: "f16" | "bf16";
   /** Absent: all positive. */
   readonly sign?: SignField;
   /** Added to the codebook entry before scaling (IQ1). */
@@ -62,7 +66,10 @@ export interface UnpackedCodes {
 export type CodeValues =
   /** code − zero */
   | { readonly kind: "affine"; readonly zero: number }
-  /** Codebook: entry `code` holds `dimension` values, back to back in `table`. */
+  /**
+   * Codebook: entry `code` holds `dimension` values, back to back in `table`. Any f32 values; kernels are fastest where they are
+   * signed bytes times a power of two. With signs, deltas or a dimension above 1 they must be.
+   */
   | { readonly kind: "book"; readonly dimension: 1 | 2 | 4 | 8; readonly table: readonly number[] }
   /** No codes: the block is one number in this format. */
   | { readonly kind: "dense"; readonly format: DenseFormat };
@@ -88,6 +95,13 @@ export interface ScaleField {
   readonly sub?: { readonly field: BitField; readonly offset?: number };
   /** A power of two, so that its place in the product does not matter. @default 1 */
   readonly multiplier?: number;
+}
+
+/** A zero point: an integer `field + offset`, or a number in `format`. The difference code − zero rounds to f32. */
+export interface ZeroField {
+  readonly field: BitField;
+  readonly offset?: number;
+  readonly format?: ScaleFormat;
 }
 
 /** Signs in groups of eight weights: bit j set makes weight j of the group negative. */

@@ -13,14 +13,25 @@ export interface LinearWeight {
   readonly experts?: number;
   /** f32, `experts · out` long. */
   readonly bias?: Float32Array;
+  /**
+   * Column j of the segments meets input `permute[j]`: a permutation of all `in` inputs. Formats that assign inputs to scale groups
+   * freely (GPTQ act-order, EXL2) sort their columns by group. Absent: column j meets input j.
+   */
+  readonly permute?: Int32Array;
+  /** Multiplies each output before the bias is added; `experts · out` long. Absent: 1. */
+  readonly rowScale?: Float32Array;
   readonly segments: readonly WeightSegment[];
 }
 
-export interface WeightSegment {
+/** A segment without its data. */
+export interface SegmentOutline {
   readonly type: QuantType;
-  /** Input columns [from, to) that this segment holds. */
+  /** Columns [from, to) that this segment holds. */
   readonly from: number;
   readonly to: number;
+}
+
+export interface WeightSegment extends SegmentOutline {
   /** Whole blocks, row-major: `experts · out` rows of `(to − from) / type.block` blocks, little-endian. */
   readonly blocks: Uint8Array;
 }

@@ -69,8 +69,7 @@ export function createEngine(engine: EngineOptions): Engine {
     throwIfAborted(options.signal);
     options.onProgress?.({ phase: "open", doneBytes: 0, totalBytes: 0 });
     const files = await filesOf(location, platform, options.signal);
-    const formats = parts.plugins.flatMap((plugin) => plugin.formats ?? []);
-    return [files, await openCheckpoint(formats, files, options.signal)];
+    return [files, await openCheckpoint(parts.plugins, files, options.signal)];
   };
 
   return {

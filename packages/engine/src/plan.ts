@@ -190,8 +190,12 @@ function planWeight(
     return { role, kind, shape, type, layout: "f32", fileBytes, backendBytes: 4 * values };
   const rows = values / columns;
   const biasBytes = biases.length > 0 ? 4 * rows : 0;
-  const backendBytes = backend.weightBytes(first.type, rows, columns) + biasBytes;
-  return { role, kind, shape, type, layout: backend.layout(first.type).name, fileBytes, backendBytes };
+  const segments = first.segments ?? [{ type: first.type, from: 0, to: columns }];
+  // Packed modules may bring a permutation of their inputs and a factor for each row.
+  const besideBytes = biasBytes + (first.segments ? 4 * (columns + rows) : 0);
+  const parts = segments.map(({ type, from, to }) => backend.weightBytes(type, rows, to - from));
+  const layout = [...new Set(segments.map((segment) => backend.layout(segment.type).name))].join(" + ");
+  return { role, kind, shape, type, layout, fileBytes, backendBytes: sum(parts) + besideBytes };
 }
 
 function kvSpec(config: ModelConfig, contextLength: number, options: PlanOptions): KvSpec {

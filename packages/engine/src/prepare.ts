@@ -8,12 +8,13 @@ import {
   LowbitError,
   type ModelConfig,
   type Platform,
+  type Plugin,
 } from "@lowbit/core";
 import { listText } from "./text.ts";
 
 /** Opens the files with the format that is surest of them. Throws `format-unsupported` naming what was tried. */
 export async function openCheckpoint(
-  formats: readonly Format[],
+  plugins: readonly Plugin[],
   files: FileSet,
   signal: AbortSignal | undefined,
 ): Promise<Checkpoint> {
@@ -21,6 +22,7 @@ export async function openCheckpoint(
   let bestScore = 0;
   const tried: string[] = [];
   let failure: unknown;
+  const formats = plugins.flatMap((plugin) => plugin.formats ?? []);
   for (const format of formats) {
     try {
       const score = await format.detect(files, signal);
@@ -36,7 +38,13 @@ export async function openCheckpoint(
       failure ??= error;
     }
   }
-  if (best) return best.open(files, signal);
+  if (best) {
+    return best.open(
+      files,
+      signal,
+      plugins.flatMap((plugin) => plugin.packings ?? []),
+    );
+  }
   if (LowbitError.is(failure) && formats.length === 1) throw failure;
   throw new LowbitError("format-unsupported", `${files.name} is in no format known here.`, {
     reason: "unknown-format",
