@@ -48,8 +48,8 @@ export const ceilings: readonly Ceiling[] = [
   {
     name: "@lowbit/platform for Node",
     file: "packages/platform/src/node.ts",
-    gzipBytes: 5_000,
-    reason: "files, folders and URLs with range requests",
+    gzipBytes: 6_000,
+    reason: "files, folders and URLs with range requests; outputs that appear whole (0.9 kB)",
   },
   {
     name: "@lowbit/platform",
@@ -62,6 +62,12 @@ export const ceilings: readonly Ceiling[] = [
     file: "packages/engine/src/index.ts",
     gzipBytes: 15_000,
     reason: "planning, loading, the paged cache, sampling, generation",
+  },
+  {
+    name: "@lowbit/convert",
+    file: "packages/convert/src/index.ts",
+    gzipBytes: 7_000,
+    reason: "staging, resuming, comparing and reporting",
   },
   {
     name: "@lowbit/kernels-reference",
@@ -90,8 +96,8 @@ export const ceilings: readonly Ceiling[] = [
   {
     name: "lowbit",
     file: "packages/lowbit/src/index.ts",
-    gzipBytes: 1_000,
-    reason: "it only puts the others together",
+    gzipBytes: 1_500,
+    reason: "it only puts the others together, for loading and for converting",
   },
   {
     name: "lowbit in a web page",
@@ -103,8 +109,8 @@ export const ceilings: readonly Ceiling[] = [
   {
     name: "@lowbit/cli",
     file: "packages/cli/src/index.ts",
-    gzipBytes: 10_000,
-    reason: "four commands",
+    gzipBytes: 12_000,
+    reason: "five commands",
   },
   {
     name: "@lowbit/pico",

@@ -1,47 +1,21 @@
 import { spawn } from "node:child_process";
-import { mkdtempSync, readFileSync, rmSync, truncateSync, writeFileSync } from "node:fs";
-import { tmpdir } from "node:os";
+import { readFileSync, truncateSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { fileURLToPath } from "node:url";
 import { F32, writeGguf } from "@lowbit/gguf";
 import { picoEvaluation, picoGguf } from "@lowbit/pico";
 import { tinyModel, tinyModelBytes } from "@lowbit/testing/tiny-model";
 import { afterAll, beforeAll, describe, expect, it } from "vitest";
+import { type Ended, program, type Workplace, workplace } from "../test/lowbit.ts";
 
-const program: string = fileURLToPath(new URL("./main.ts", import.meta.url));
+let place: Workplace;
 let folder: string;
+const lowbit: Workplace["run"] = (args, options) => place.run(args, options);
 beforeAll(() => {
-  folder = mkdtempSync(join(tmpdir(), "lowbit-cli-"));
+  place = workplace();
+  folder = place.folder;
 });
-afterAll(() => rmSync(folder, { recursive: true, force: true }));
-
-interface Ended {
-  readonly code: number | null;
-  readonly stdout: string;
-  readonly stderr: string;
-}
-
-interface RunOptions {
-  readonly input?: string;
-  readonly env?: Record<string, string>;
-  /** Sent when the first output comes. */
-  readonly signal?: NodeJS.Signals;
-}
-
-/** Runs the command as a program of its own. */
-function lowbit(args: readonly string[], { input = "", env = {}, signal }: RunOptions = {}): Promise<Ended> {
-  const child = spawn(process.execPath, [program, ...args], { cwd: folder, env: { ...process.env, ...env } });
-  const text = { stdout: "", stderr: "" };
-  for (const name of ["stdout", "stderr"] as const) {
-    child[name].setEncoding("utf8").on("data", (chunk) => {
-      text[name] += chunk;
-      if (signal !== undefined && name === "stdout" && !child.killed) child.kill(signal);
-    });
-  }
-  child.stdin.on("error", () => {}); // A program that ends early does not read its input.
-  child.stdin.end(input);
-  return new Promise((done) => child.on("close", (code) => done({ code, ...text })));
-}
+afterAll(() => place.remove());
 
 const greedy = ["--temperature", "0"];
 const json = (ended: Ended) => JSON.parse(ended.stdout);
@@ -238,11 +212,14 @@ describe("lowbit tokenize", () => {
 });
 
 describe("the command line", () => {
-  it.each([[], ["run"], ["inspect"], ["bench"], ["tokenize"]])("has help for %s", async (...command) => {
-    const ended = await lowbit([...command, "--help"]);
-    expect(ended).toMatchObject({ code: 0, stderr: "" });
-    expect(ended.stdout).toMatch(/^Usage: lowbit/);
-  });
+  it.each([[], ["run"], ["inspect"], ["convert"], ["bench"], ["tokenize"]])(
+    "has help for %s",
+    async (...command) => {
+      const ended = await lowbit([...command, "--help"]);
+      expect(ended).toMatchObject({ code: 0, stderr: "" });
+      expect(ended.stdout).toMatch(/^Usage: lowbit/);
+    },
+  );
 
   it("knows its version", async () => {
     expect((await lowbit(["--version"])).stdout).toMatch(/^\d+\.\d+\.\d+\n$/);
@@ -260,6 +237,11 @@ describe("the command line", () => {
     [["run", "-p", ""]],
     [["tokenize", "-t", "x", "-d", "1"]],
     [["tokenize", "-d", "x"]],
+    [["convert"]],
+    [["convert", "--to", "nothing"]],
+    [["convert", "--to", "gptq", "--symmetric", "--asymmetric"]],
+    [["convert", "--to", "gptq", "--bits", "four"]],
+    [["convert", "--to", "gguf", "--bits", "4"]],
   ])("ends %j with exit code 2 and a hint", async (args) => {
     const { code, stdout, stderr } = await lowbit(args);
     expect({ code, stdout }).toEqual({ code: 2, stdout: "" });

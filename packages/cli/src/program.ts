@@ -1,6 +1,7 @@
 import { readFileSync } from "node:fs";
 import { Command, CommanderError } from "commander";
 import { benchCommand } from "./commands/bench.ts";
+import { convertCommand } from "./commands/convert.ts";
 import { inspectCommand } from "./commands/inspect.ts";
 import { runCommand } from "./commands/run.ts";
 import { tokenizeCommand } from "./commands/tokenize.ts";
@@ -17,7 +18,7 @@ function createProgram(io: Io): Command {
     .description("Quantized language models in every JavaScript runtime.")
     .version(version)
     .addHelpText("after", footer);
-  for (const create of [runCommand, inspectCommand, benchCommand, tokenizeCommand])
+  for (const create of [runCommand, inspectCommand, convertCommand, benchCommand, tokenizeCommand])
     program.addCommand(create(io));
   for (const command of [program, ...program.commands]) {
     command

@@ -43,6 +43,25 @@ export interface WritableFolder extends FileSet {
   remove(file: string): Promise<void>;
 }
 
+/** Where a new file or folder appears under its name only when it is whole. Until then work lies beside it. */
+export interface OutputPlace {
+  /** For messages. */
+  readonly name: string;
+  /** What a run leaves for a later one to go on from. */
+  readonly staging: WritableFolder;
+  /** A new, empty folder for the finished files. */
+  begin(): Promise<Pick<WritableFolder, "create">>;
+  /**
+   * Gives the finished files the final name at once: the whole folder, or only `file` of it; then removes what was staged. Throws
+   * `bad-argument`/`exists` where something stands under the name that may not be replaced.
+   */
+  publish(file?: string): Promise<void>;
+  /** Removes what was staged. */
+  discard(): Promise<void>;
+  /** Lets others use the place; what was staged stays. */
+  close(): Promise<void>;
+}
+
 /** Checks a range against the source's size, so that implementations need not. */
 export function checkRange(source: Pick<ByteSource, "name" | "size">, offset: number, length: number): void {
   const valid = Number.isSafeInteger(offset) && Number.isSafeInteger(length) && offset >= 0 && length >= 0;

@@ -82,6 +82,8 @@ export interface PackingWriter {
   quantize(values: Float32Array, shape: LinearShape): LinearWeight | undefined;
   /** The tensors that hold a weight which came from `hold` or `quantize`, under full names "module.qweight"; bias included. */
   pack(module: string, weight: LinearWeight): readonly PackedTensor[];
+  /** What `configuration` has to know of such a weight besides its types; JSON. */
+  describe?(weight: LinearWeight): { readonly [key: string]: PlainJson };
   /** For config.json's `quantization_config`, after everything was packed; `modules` are the packed ones. */
   configuration(
     modules: ReadonlyMap<string, PackedDescription>,

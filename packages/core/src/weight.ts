@@ -1,3 +1,4 @@
+import type { PlainJson } from "./json.ts";
 import type { QuantType } from "./quant-type.ts";
 
 /**
@@ -21,6 +22,11 @@ export interface LinearWeight {
   /** Multiplies each output before the bias is added; `experts · out` long. Absent: 1. */
   readonly rowScale?: Float32Array;
   readonly segments: readonly WeightSegment[];
+  /**
+   * What a writer of the same packing needs to write the same bytes again and the values do not tell, under the packing's name; JSON.
+   * Writers check it against the values before they use it; a copy with its rows in another order may keep it. Backends ignore it.
+   */
+  readonly provenance?: { readonly [packing: string]: PlainJson };
 }
 
 /** A segment without its data. */

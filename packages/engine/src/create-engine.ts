@@ -36,6 +36,8 @@ export interface Engine {
   load(location: ModelLocation, options?: LoadOptions): Promise<Model>;
   /** Opens and plans, reading no weight; for a model that cannot run here, too. */
   inspect(location: ModelLocation, options?: LoadOptions): Promise<Inspection>;
+  /** Opens with the format that is surest, as `load` does, for whoever wants the weights themselves; the caller closes it. */
+  open(location: ModelLocation, options?: Pick<LoadOptions, "plugins" | "signal">): Promise<Checkpoint>;
 }
 
 /** What of engine and plugins one load works with. */
@@ -93,6 +95,10 @@ export function createEngine(engine: EngineOptions): Engine {
       } finally {
         await checkpoint.close();
       }
+    },
+    async open(location, options = {}) {
+      const [, checkpoint] = await open(location, options, partsFor(options));
+      return checkpoint;
     },
   };
 }

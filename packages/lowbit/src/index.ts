@@ -1,17 +1,17 @@
-import {
-  createEngine,
-  type Engine,
-  type Inspection,
-  type LoadOptions,
-  type Model,
-  type ModelLocation,
-} from "@lowbit/engine";
-import { gguf } from "@lowbit/gguf";
-import { reference } from "@lowbit/kernels-reference";
-import { wasm } from "@lowbit/kernels-wasm";
-import { architectures } from "@lowbit/models";
-import { platform } from "@lowbit/platform";
-import { createTokenizer } from "@lowbit/tokenizers";
+import type { Inspection, LoadOptions, Model, ModelLocation } from "@lowbit/engine";
+import { defaultEngine } from "./defaults.ts";
+
+export { awq } from "@lowbit/awq";
+export { bitsandbytes } from "@lowbit/bitsandbytes";
+export { compressedTensors } from "@lowbit/compressed-tensors";
+export {
+  type ConversionProgress,
+  type ConversionReport,
+  type Fidelity,
+  memoryOutput,
+  targetNames,
+  type WeightReport,
+} from "@lowbit/convert";
 
 // What users meet in their own code; contracts for plugin authors are in @lowbit/core.
 export {
@@ -30,6 +30,7 @@ export {
   type LowbitErrorCode,
   type ModelConfig,
   memorySource,
+  type OutputPlace,
   type Platform,
   type Plugin,
   type SamplingOptions,
@@ -38,23 +39,18 @@ export {
   type Usage,
 } from "@lowbit/core";
 export * from "@lowbit/engine";
+export { exl2 } from "@lowbit/exl2";
 export { gguf } from "@lowbit/gguf";
+export { gptq } from "@lowbit/gptq";
+export { hqq } from "@lowbit/hqq";
 export { reference } from "@lowbit/kernels-reference";
 export { type WasmOptions, wasm } from "@lowbit/kernels-wasm";
 export { architectures } from "@lowbit/models";
-export { type PlatformOptions, platform } from "@lowbit/platform";
+export { type OutputOptions, outputPlace, type PlatformOptions, platform } from "@lowbit/platform";
+export { safetensors } from "@lowbit/safetensors";
 export { createTokenizer } from "@lowbit/tokenizers";
-
-/** An engine with everything in this package: SIMD kernels first, then the reference in TypeScript. */
-export function defaultEngine(): Engine {
-  return createEngine({
-    platform: platform(),
-    backends: [wasm(), reference()],
-    plugins: [gguf()],
-    architectures,
-    createTokenizer,
-  });
-}
+export { type ConvertOptions, convert } from "./convert.ts";
+export { defaultEngine, defaultPlugins } from "./defaults.ts";
 
 /**
  * Loads a model from a path, a URL, a Blob or bytes.

@@ -1,4 +1,4 @@
-import { type FileSet, LowbitError, type Platform } from "@lowbit/core";
+import { type FileSet, LowbitError, type OutputPlace, type Platform } from "@lowbit/core";
 import { schemeOf, unknownScheme } from "./names.ts";
 import { displayUrl, type RemoteOptions, remoteFiles } from "./remote.ts";
 
@@ -30,6 +30,21 @@ export function platform(options: PlatformOptions = {}): Platform {
     yield: turn,
     memoryLimitBytes: options.memoryLimitBytes ?? defaultMemoryLimit(name),
   };
+}
+
+export interface OutputOptions {
+  overwrite?: boolean;
+  source?: string | URL;
+}
+
+/** Throws `bad-argument`: these runtimes have no paths to write to. */
+export function outputPlace(path: string | URL, _options?: OutputOptions): Promise<OutputPlace> {
+  return Promise.reject(
+    new LowbitError("bad-argument", `Nothing can be written to ${JSON.stringify(String(path))} here.`, {
+      reason: "no-file-system",
+      hint: "Give an OutputPlace of your own, or memoryOutput().",
+    }),
+  );
 }
 
 function attempt<T>(body: () => T): Promise<T> {

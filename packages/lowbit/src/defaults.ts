@@ -1,0 +1,31 @@
+import { awq } from "@lowbit/awq";
+import { bitsandbytes } from "@lowbit/bitsandbytes";
+import { compressedTensors } from "@lowbit/compressed-tensors";
+import type { Plugin } from "@lowbit/core";
+import { createEngine, type Engine } from "@lowbit/engine";
+import { exl2 } from "@lowbit/exl2";
+import { gguf } from "@lowbit/gguf";
+import { gptq } from "@lowbit/gptq";
+import { hqq } from "@lowbit/hqq";
+import { reference } from "@lowbit/kernels-reference";
+import { wasm } from "@lowbit/kernels-wasm";
+import { architectures } from "@lowbit/models";
+import { platform } from "@lowbit/platform";
+import { safetensors } from "@lowbit/safetensors";
+import { createTokenizer } from "@lowbit/tokenizers";
+
+/** Every format and packing in this package. */
+export function defaultPlugins(): Plugin[] {
+  return [gguf(), safetensors(), gptq(), awq(), exl2(), bitsandbytes(), compressedTensors(), hqq()];
+}
+
+/** An engine with everything in this package: SIMD kernels first, then the reference in TypeScript. */
+export function defaultEngine(): Engine {
+  return createEngine({
+    platform: platform(),
+    backends: [wasm(), reference()],
+    plugins: defaultPlugins(),
+    architectures,
+    createTokenizer,
+  });
+}
