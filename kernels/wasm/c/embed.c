@@ -39,6 +39,11 @@ static void embed_packed(const Segment *s, const uint8_t *record, int lane, floa
   ScaleWalk walk = {0}, min_walk = {0};
   v128_t scale = wasm_f32x4_splat(0), min = wasm_f32x4_splat(0);
   v128_t table = wasm_v128_load(type->table);
+  // Zero points are subtracted before scaling: alone, without the scales they share.
+  Scale zeros = type->min;
+  zeros.format = SCALE_NONE;
+  zeros.multiplier = 1;
+  const Scale *mins_of = type->has_min == ZERO ? &zeros : &type->min;
   for (int32_t column = 0; column < s->columns; column += 4) {
     int quad = column / 4 % 8;
     v128_t codes = quad_codes(type->width, record + (uint32_t)(column / 32) * (uint32_t)(16 * type->width), quad);
@@ -48,12 +53,14 @@ static void embed_packed(const Segment *s, const uint8_t *record, int lane, floa
     wasm_v128_store(bytes, codes);
     wasm_v128_store(scales, next_scale(&type->scale, record + s->super_at, record + s->sub_at, &walk, &scale));
     if (type->has_min) {
-      wasm_v128_store(mins, next_scale(&type->min, record + s->min_super_at, record + s->min_sub_at, &min_walk, &min));
+      wasm_v128_store(mins, next_scale(mins_of, record + s->min_super_at, record + s->min_sub_at, &min_walk, &min));
     }
     for (int i = 0; i < 4; i++) {
-      float level = (float)(bytes[4 * lane + i] - type->zero) * type->unit;
+      float level = type->mode == FLOATS ? type->floats[(uint8_t)bytes[4 * lane + i]]
+                                         : (float)(bytes[4 * lane + i] - type->zero) * type->unit;
+      if (type->has_min == ZERO) level -= mins[lane];
       float product = scales[lane] * level;
-      put(y + column + i, type->has_min ? product - mins[lane] : product, s->adds);
+      put(y + column + i, type->has_min == MIN || type->has_min == ZERO_FLOAT ? product - mins[lane] : product, s->adds);
     }
   }
 }
@@ -79,8 +86,9 @@ EXPORT(embed_rows) void embed_rows(const Weight *weight, const int32_t *ids, int
     for (int32_t i = 0; i < weight->segments; i++) {
       const Segment *s = weight->segment + i;
       const uint8_t *record = s->data + ((uint32_t)expert * (uint32_t)weight->groups + (uint32_t)(row / 4)) * s->group_bytes;
-      if (s->kind == PACKED) embed_packed(s, record, row % 4, y + s->from);
+      if (s->kind >= PACKED) embed_packed(s, record, row % 4, y + s->from);
       else embed_dense(s, record, row % 4, y + s->from);
     }
+    for (int32_t k = 0; k < weight->in && weight->row_scale; k++) y[k] *= weight->row_scale[ids[t]];
   }
 }

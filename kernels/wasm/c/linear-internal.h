@@ -19,6 +19,11 @@ typedef struct {
 // acc[4·t + r] += segment · x for token t and record r; records past the end repeat the last one.
 void strip_packed(const Segment *segment, const uint8_t *const *records, int32_t record_count, const Strip *strip, v128_t *acc);
 void strip_dense(const Segment *segment, const uint8_t *const *records, int32_t record_count, const Strip *strip, v128_t *acc);
+void strip_lookup(const Segment *segment, const uint8_t *const *records, int32_t record_count, const Strip *strip, v128_t *acc);
+
+// out[4·g] = scale of the four rows for group g of the columns from `first` on, times `unit`.
+void expand(const Scale *scale, float unit, const uint8_t *super, const uint8_t *sub, int32_t first, int32_t groups, int32_t group,
+            v128_t *out);
 
 // ---------------------------------------------------------------- generated kernels
 
@@ -38,5 +43,10 @@ typedef struct {
 typedef void (*Kernel)(const TileCall *call);
 
 extern const Kernel packed_kernels[], dense_kernels[];
+
+// One partial sum of f32 columns: `columns` of them, at most PARTIAL, from `first` of the segment on. Records hold a column's four rows.
+enum { PARTIAL = 256 };
+void partial_dense(const Kernel *kernel, const uint8_t *const *records, int32_t record_count, const Strip *strip, int32_t column,
+                   int32_t columns, v128_t *acc);
 
 #endif

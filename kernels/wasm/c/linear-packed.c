@@ -35,7 +35,6 @@ static const uint8_t *plane_of(const TypeInfo *type, const Activation *a, uint32
 
 // ---------------------------------------------------------------- scales
 
-// out[4·g] = scale of the four rows for group g of the chunk that begins at column `first`, times `unit`.
 static void expand_any(const Scale *scale, float unit, const uint8_t *super, const uint8_t *sub, int32_t first, int32_t groups, int32_t group,
                        v128_t *out) {
   int32_t format = scale->format, sub_kind = scale->sub;
@@ -107,7 +106,7 @@ INLINE void expand_nested(int32_t format, int32_t sub_kind, const Scale *scale, 
   }
 }
 
-static void expand(const Scale *scale, float unit, const uint8_t *super, const uint8_t *sub, int32_t first, int32_t groups, int32_t group,
+void expand(const Scale *scale, float unit, const uint8_t *super, const uint8_t *sub, int32_t first, int32_t groups, int32_t group,
                    v128_t *out) {
   if (scale->format == SCALE_F16 && scale->sub == SUB_NONE && scale->super_per == group) {
     expand_flat(scale->multiplier * unit, super, first, groups, group, out);

@@ -25,7 +25,7 @@ static void strip_rows(const LinearCall *call, const Strip *strip, int32_t first
   v128_t acc[STRIP_TOKENS * STRIP_RECORDS];
   for (int32_t r = 0; r < STRIP_RECORDS; r++) {
     v128_t start = wasm_f32x4_splat(0);
-    if (weight->bias && r < count) {
+    if (weight->bias && !weight->row_scale && r < count) {
       start = load_rows(weight->bias + call->expert * weight->out + row + 4 * r, left - 4 * r);
     }
     for (int32_t t = 0; t < strip->tokens; t++) acc[STRIP_RECORDS * t + r] = start;
@@ -38,7 +38,17 @@ static void strip_rows(const LinearCall *call, const Strip *strip, int32_t first
       records[r] = segment->data + (record + (uint32_t)(r < count ? r : count - 1)) * segment->group_bytes;
     }
     if (segment->kind == PACKED) strip_packed(segment, records, count, strip, acc);
+    else if (segment->kind == LOOKUP) strip_lookup(segment, records, count, strip, acc);
     else strip_dense(segment, records, count, strip, acc);
+  }
+  for (int32_t r = 0; r < count && weight->row_scale; r++) {
+    int32_t first = call->expert * weight->out + row + 4 * r;
+    v128_t factor = load_rows(weight->row_scale + first, left - 4 * r);
+    v128_t bias = weight->bias ? load_rows(weight->bias + first, left - 4 * r) : wasm_f32x4_splat(0);
+    for (int32_t t = 0; t < strip->tokens; t++) {
+      v128_t *sum = acc + STRIP_RECORDS * t + r;
+      *sum = wasm_f32x4_add(wasm_f32x4_mul(*sum, factor), bias);
+    }
   }
   for (int32_t t = 0; t < strip->tokens; t++) {
     int32_t y_row = call->y_rows ? call->y_rows[first_token + t] : first_token + t;

@@ -39,7 +39,9 @@ void prefer_wide(int32_t wide);
 
 // ---------------------------------------------------------------- weights
 
-enum { DENSE_F32 = 0, DENSE_F16 = 1, DENSE_BF16 = 2, PACKED = 3 };
+// PACKED: integer dot products with the quantized activation. LOOKUP: the same planes, but codes stand for f32 values: decoded, sixteen rows by
+// 256 columns at a time, for f32 products.
+enum { DENSE_F32 = 0, DENSE_F16 = 1, DENSE_BF16 = 2, PACKED = 3, LOOKUP = 4 };
 
 struct TypeInfo;  // type.h: what a quantization type compiles to
 
@@ -51,7 +53,7 @@ typedef struct {
   int32_t columns;
   uint32_t group_bytes;
   const uint8_t *data;
-  const struct TypeInfo *type;  // PACKED only
+  const struct TypeInfo *type;  // PACKED, LOOKUP
   uint32_t super_at;            // byte offsets in a record; unused ones are 0
   uint32_t sub_at;
   uint32_t min_super_at;
@@ -70,7 +72,7 @@ typedef struct {
   const float *bias;  // [experts · out] or 0
   int32_t flags;    // WEIGHT_QUANTIZES: some segment is packed, so linear() needs the Activation; WEIGHT_GAPS: columns that no segment covers
   int32_t segments;
-  int32_t reserved;
+  const float *row_scale;  // [experts · out], multiplies before the bias; or 0
   Segment segment[];
 } Weight;
 

@@ -266,6 +266,16 @@ void columns_of(const float *x, float *y, int32_t rows, int32_t columns, int32_t
   }
 }
 
+void permute_columns(const float *x, const int32_t *order, float *y, int32_t rows, int32_t columns, int32_t scatter) {
+  for (int32_t r = 0; r < rows; r++, x += columns, y += columns) {
+    if (scatter) {
+      for (int32_t j = 0; j < columns; j++) y[order[j]] = x[j];
+    } else {
+      for (int32_t j = 0; j < columns; j++) y[j] = x[order[j]];
+    }
+  }
+}
+
 void gather_rows(const float *x, const int32_t *ids, float *y, int32_t count, int32_t columns) {
   for (int32_t i = 0; i < count; i++, y += columns) {
     __builtin_memcpy(y, x + (uint32_t)ids[i] * (uint32_t)columns, (uint32_t)columns * 4);

@@ -7,8 +7,7 @@
 //   5 bits  4 bits as above, bit 4 in vector 4 at quad
 //   6 bits  4 bits as above, bits 4 and 5 as 2 bits in vectors 4 and 5
 //   8 bits  vector quad
-#include "linear.h"
-#include "type.h"
+#include "scales.h"
 
 typedef struct {
   const Segment *segment;
@@ -182,6 +181,31 @@ static int32_t store_scales(const TypeInfo *type, const Scale *scale, const uint
   return PACK_OK;
 }
 
+static float number(int32_t format, uint32_t bits) {
+  v128_t word = wasm_i32x4_splat((int32_t)bits);
+  switch (format) {
+    case SCALE_F16: word = half_to_float(wasm_i32x4_splat((int16_t)bits)); break;
+    case SCALE_BF16: word = wasm_i32x4_shl(word, 16); break;
+    default: break;
+  }
+  return wasm_f32x4_extract_lane(word, 0);
+}
+
+// scale · Z of one row's blocks, for zero points that are numbers. Both cover the same weights.
+static int32_t store_products(const TypeInfo *type, const uint8_t *block, int32_t columns, int32_t row, uint8_t *out) {
+  const Scale *scale = &type->scale;
+  for (int32_t at = 0; at < columns; at += type->block, block += type->block_bytes) {
+    for (int32_t i = 0; i < type->min.super_field->count; i++, row += 4) {
+      uint32_t zero = read_unsigned(type->min.super_field, block, i);
+      uint32_t bits = scale->format == SCALE_NONE ? 0 : read_unsigned(scale->super_field, block, i);
+      if (!finite(type->zero_format, zero)) return PACK_NON_FINITE;
+      float factor = scale->format == SCALE_NONE ? 1.0f : number(scale->format, bits);
+      ((float *)out)[row] = factor * scale->multiplier * number(type->zero_format, zero);
+    }
+  }
+  return PACK_OK;
+}
+
 EXPORT(pack_rows) int32_t pack_rows(const PackCall *call) {
   const Segment *s = call->segment;
   const TypeInfo *type = s->type;
@@ -197,7 +221,9 @@ EXPORT(pack_rows) int32_t pack_rows(const PackCall *call) {
       read_row(call, first + r, call->levels + (uint32_t)r * stride);
       const uint8_t *blocks = call->blocks + (uint32_t)(first + r) * call->row_bytes;
       int32_t status = store_scales(type, &type->scale, blocks, s->columns, r, record + s->super_at, record + s->sub_at);
-      if (status == PACK_OK && type->has_min) {
+      if (status == PACK_OK && type->has_min == ZERO_FLOAT) {
+        status = store_products(type, blocks, s->columns, r, record + s->min_super_at);
+      } else if (status == PACK_OK && type->has_min) {
         status = store_scales(type, &type->min, blocks, s->columns, r, record + s->min_super_at, record + s->min_sub_at);
       }
       if (status != PACK_OK) return status;

@@ -43,7 +43,12 @@ enum {
   TABLE = 1,         // operand = table[code], 0..127; 1 to 4 bits
   SIGNED_TABLE = 2,  // operand = table[code], signed; 4 bits
   BYTES = 3,         // operand = the signed byte itself
+  FLOATS = 4,        // value = floats[code]; 1 to 4 bits, or 8
 };
+
+// What a type has besides scales. ZERO: min describes the zero points, w = scale · (level − Z); its super-scales are the scale's own and lie where
+// those do, so that scale · Z is an ordinary min. ZERO_FLOAT: zero points are numbers, and planes hold scale · Z.
+enum { NO_MIN = 0, MIN = 1, ZERO = 2, ZERO_FLOAT = 3 };
 
 typedef struct TypeInfo {
   int32_t mode;
@@ -67,6 +72,8 @@ typedef struct TypeInfo {
   int32_t parity;
   const Field *delta;
   const uint8_t *stored;   // BYTES: the byte stored for each level
+  const float *floats;     // FLOATS: value of each code; 16 or 256
+  int32_t zero_format;     // ZERO_FLOAT: how the file holds the zero points
 } TypeInfo;
 
 #endif

@@ -34,6 +34,11 @@ export function createOps({ recorder, kernels, tensor, weight: weightOf, kv: kvO
     return weight.quantizes ? recorder.quantized(x, activationBytes(x.rows, x.columns)) : 0;
   }
 
+  /** x as the weight wants its columns. */
+  function ordered(x: WasmTensor, weight: WasmWeight): WasmTensor {
+    return weight.order === undefined ? x : recorder.permuted(x, weight.order);
+  }
+
   function elementwise(op: number, name: string, x: WasmTensor, y: WasmTensor): WasmTensor {
     const repeat = y.rows === 1 && x.rows !== 1;
     if (y.columns !== x.columns || (y.rows !== x.rows && !repeat)) {
@@ -68,7 +73,14 @@ export function createOps({ recorder, kernels, tensor, weight: weightOf, kv: kvO
       const weight = weightOf(table);
       checkIds("embed", ids, weight.out * weight.experts);
       const result = recorder.tensor(ids.length, weight.in);
-      recorder.recordWithData(Op.embed, [weight.address, result.address, ids.length], ids);
+      if (weight.order === undefined) {
+        recorder.recordWithData(Op.embed, [weight.address, result.address, ids.length], ids);
+        return result;
+      }
+      const rows = recorder.tensor(ids.length, weight.in);
+      recorder.recordWithData(Op.embed, [weight.address, rows.address, ids.length], ids);
+      const { address } = rows;
+      recorder.record(Op.permuteColumns, address, weight.order, result.address, ids.length, weight.in, 1);
       return result;
     },
 
@@ -79,8 +91,9 @@ export function createOps({ recorder, kernels, tensor, weight: weightOf, kv: kvO
       if (weight.experts !== 1)
         throw invalid("linear", `the weight has ${weight.experts} experts; use expertLinear`);
       const result = recorder.tensor(x.rows, weight.out);
-      const codes = quantized(x, weight);
-      recorder.record(Op.linear, weight.address, x.address, codes, x.rows, result.address);
+      const seen = ordered(x, weight);
+      const codes = quantized(seen, weight);
+      recorder.record(Op.linear, weight.address, seen.address, codes, x.rows, result.address);
       return result;
     },
 
@@ -99,13 +112,14 @@ export function createOps({ recorder, kernels, tensor, weight: weightOf, kv: kvO
         );
       }
       const result = recorder.tensor(entries, weight.out);
-      const codes = quantized(x, weight);
+      const seen = ordered(x, weight);
+      const codes = quantized(seen, weight);
       const scratchBytes = (2 * entries + weight.experts + 1) * 4;
       const scratch = recorder.allocate(scratchBytes, "Expert lists");
       recorder.record(
         Op.expertLinear,
         weight.address,
-        x.address,
+        seen.address,
         codes,
         ids.address,
         ids.rows,

@@ -1,4 +1,14 @@
-import { isUnpacked, planOf, type QuantPlan, type QuantType, type ScalePlan } from "@lowbit/core";
+import {
+  type DenseFormat,
+  e4m3ToFloat,
+  e5m2ToFloat,
+  isUnpacked,
+  planOf,
+  type QuantPlan,
+  type QuantType,
+  type ScaleFormat,
+  type ScalePlan,
+} from "@lowbit/core";
 
 /** How the planes hold a weight: the enums of c/type.h. */
 export const packedModes: {
@@ -6,17 +16,22 @@ export const packedModes: {
   readonly table: 1;
   readonly signedTable: 2;
   readonly bytes: 3;
+  readonly floats: 4;
 } = {
   codes: 0,
   table: 1,
   signedTable: 2,
   bytes: 3,
+  floats: 4,
 };
+
+/** What a type has besides scales: the enum of c/type.h. */
+export const minKinds = { none: 0, min: 1, zero: 2, zeroFloat: 3 } as const;
 
 /** A type's planes: the dot product sees `operand − zero`, times `unit` the value before scaling. */
 export interface PackedLayout {
   readonly plan: QuantPlan;
-  readonly mode: 0 | 1 | 2 | 3;
+  readonly mode: 0 | 1 | 2 | 3 | 4;
   /** Bits of a stored code: 1 to 6, or 8. */
   readonly width: number;
   /** Columns per scale as the kernels see it. */
@@ -27,6 +42,13 @@ export interface PackedLayout {
   readonly table: Int8Array;
   /** bytes: operand of each level. */
   readonly stored: Int8Array;
+  /** floats: value of each code, 16 or 256. */
+  readonly floats?: Float32Array;
+  /** A min, or scale · zero point. Its super-scales may be the scale's own, and then lie where those do. */
+  readonly min?: ScalePlan;
+  readonly minKind: (typeof minKinds)[keyof typeof minKinds];
+  /** How the file holds zero points that are no integers. */
+  readonly zeroFormat?: ScaleFormat;
 }
 
 const layouts = new WeakMap<QuantType, PackedLayout | { readonly none: true }>();
@@ -35,15 +57,43 @@ const layouts = new WeakMap<QuantType, PackedLayout | { readonly none: true }>()
 export function packedLayout(type: QuantType): PackedLayout | undefined {
   let layout = layouts.get(type);
   if (layout === undefined) {
-    layout = choose(planOf(type)) ?? { none: true };
+    layout = choose(planOf(asBlocks(type))) ?? { none: true };
     layouts.set(type, layout);
   }
   return "none" in layout ? undefined : layout;
 }
 
+/** Numbers of one byte, seen as blocks of codes. */
+function asBlocks(type: QuantType): QuantType {
+  const { values } = type;
+  const decode = values.kind === "dense" ? byteNumbers[values.format] : undefined;
+  if (decode === undefined) return type;
+  const code = { per: 1, pieces: [{ at: 0, bits: 8, dims: [[32, 8] as const] }] };
+  if (decode === "signed") {
+    return {
+      name: type.name,
+      block: 32,
+      bytes: 32,
+      code: { ...code, signed: true },
+      values: { kind: "affine", zero: 0 },
+    };
+  }
+  // Codes that stand for no finite number are refused when they are packed.
+  const table = Array.from({ length: 256 }, (_, byte) => (Number.isFinite(decode(byte)) ? decode(byte) : 0));
+  return { name: type.name, block: 32, bytes: 32, code, values: { kind: "book", dimension: 1, table } };
+}
+
+const byteNumbers: Partial<Record<DenseFormat, "signed" | ((byte: number) => number)>> = {
+  i8: "signed",
+  "f8-e4m3": e4m3ToFloat,
+  "f8-e5m2": e5m2ToFloat,
+};
+
 function choose(plan: QuantPlan): PackedLayout | undefined {
   if (plan.family === "dense" || plan.levelBits > 8) return undefined;
-  const scales = plan.min ? [plan.scale, plan.min] : [plan.scale];
+  const second = minOf(plan);
+  if (second === undefined) return undefined;
+  const scales = second.min ? [plan.scale, second.min] : [plan.scale];
   const pers = scales
     .flatMap((scale) => [scale.super?.per, scale.sub?.per])
     .filter((per) => per !== undefined);
@@ -51,10 +101,24 @@ function choose(plan: QuantPlan): PackedLayout | undefined {
     return undefined;
   const group = pers.every((per) => per % 32 === 0) ? 32 : 16;
   const operands = plan.family === "ints" ? intOperands(plan) : bookOperands(plan);
-  return operands && { plan, group, unit: plan.unit, ...operands };
+  return operands && { plan, group, unit: plan.unit, ...second, ...operands };
 }
 
-type Operands = Pick<PackedLayout, "mode" | "width" | "zero" | "table" | "stored">;
+/** What is subtracted, as kernels see it; undefined where they cannot. */
+function minOf(plan: QuantPlan): Pick<PackedLayout, "min" | "minKind" | "zeroFormat"> | undefined {
+  const { scale, min, zeroPoint } = plan;
+  if (zeroPoint === undefined) return min ? { min, minKind: minKinds.min } : { minKind: minKinds.none };
+  const { format, ...field } = zeroPoint;
+  if (format === undefined) {
+    return { min: { ...scale, sub: field }, minKind: minKinds.zero };
+  }
+  const nested = scale.super !== undefined && scale.super.per !== field.per;
+  if (nested || superBits[format] === undefined) return undefined;
+  const product: ScalePlan = { multiplier: 1, super: { ...field, format: "f32" } };
+  return { min: product, minKind: minKinds.zeroFloat, zeroFormat: format };
+}
+
+type Operands = Pick<PackedLayout, "mode" | "width" | "zero" | "table" | "stored" | "floats">;
 const noBytes: Int8Array = new Int8Array(0);
 
 function intOperands(plan: QuantPlan): Operands | undefined {
@@ -71,6 +135,13 @@ function intOperands(plan: QuantPlan): Operands | undefined {
 
 function bookOperands(plan: QuantPlan): Operands {
   const { levels } = plan;
+  if (plan.floats) {
+    const small = plan.levelBits <= 4;
+    const floats = new Float32Array(small ? 16 : 256);
+    floats.set(plan.floats);
+    const width = small ? plan.levelBits : 8;
+    return { mode: packedModes.floats, width, zero: 0, table: noBytes, stored: noBytes, floats };
+  }
   if (levels.length > 16) {
     return { mode: packedModes.bytes, width: 8, zero: 0, table: noBytes, stored: levels };
   }
@@ -82,7 +153,7 @@ function bookOperands(plan: QuantPlan): Operands {
   return { mode: packedModes.signedTable, width: 4, zero: 0, table: levels, stored: noBytes };
 }
 
-const superBits: Readonly<Record<string, number>> = { f32: 32, f16: 16, bf16: 16 };
+const superBits: Readonly<Record<string, number | undefined>> = { f32: 32, f16: 16, bf16: 16 };
 
 /** Does the scale fit the planes: a raw super of its format's bits, a sub of a byte that its offset leaves exact? */
 function isByteScale(scale: ScalePlan): boolean {
@@ -134,7 +205,10 @@ export function recordShape(layout: PackedLayout, columns: number): RecordShape 
     place(scale?.sub ? (columns / scale.sub.per) * 4 : 0),
   ];
   const [superAt, subAt] = parts(layout.plan.scale);
-  const [minSuperAt, minSubAt] = parts(layout.plan.min);
+  const { min, plan } = layout;
+  const shared = min?.super !== undefined && min.super === plan.scale.super;
+  const [ownSuperAt, minSubAt] = parts(shared ? { ...min, super: undefined } : min);
+  const minSuperAt = shared ? superAt : ownSuperAt;
   return { superAt, subAt, minSuperAt, minSubAt, bytes: end };
 }
 

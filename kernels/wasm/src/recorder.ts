@@ -25,6 +25,7 @@ export const Op = {
   gatherRows: 19,
   weightedSum: 20,
   normalizeRows: 21,
+  permuteColumns: 22,
 } as const;
 
 /** Most words of an entry: its length has 24 bits. */
@@ -48,6 +49,8 @@ export class WasmTensor implements Tensor {
   /** Address of the quantized form, once a linear asked for it; 0 before. */
   quantized = 0;
   quantizedBytes = 0;
+  /** Its columns in other orders, by the order's address. */
+  readonly permuted: Map<number, WasmTensor> = new Map();
   released = false;
 
   constructor(
@@ -80,6 +83,8 @@ interface Frame {
   readonly tensors: WasmTensor[];
   /** Tensors whose quantized form was made in it. */
   readonly quantized: WasmTensor[];
+  /** Tensors whose columns were put in another order in it. */
+  readonly permuted: { readonly x: WasmTensor; readonly order: number }[];
   /** Length of the list when it began. */
   start: number;
 }
@@ -105,7 +110,7 @@ export class Recorder {
   #listAddress = 0;
   #listWords = 0;
   /** The pass, then each open scope. */
-  readonly #frames: Frame[] = [{ tensors: [], quantized: [], start: 0 }];
+  readonly #frames: Frame[] = [{ tensors: [], quantized: [], permuted: [], start: 0 }];
   #submitted = false;
   /** Rises whenever entries are forgotten: what else was derived from them is then void. */
   generation = 0;
@@ -182,10 +187,24 @@ export class Recorder {
     return address;
   }
 
+  /** x with column j being its column order[j]: made once, while x lives. */
+  permuted(x: WasmTensor, order: number): WasmTensor {
+    const known = x.permuted.get(order);
+    if (known) return known;
+    const address = this.allocate(x.rows * x.columns * 4, "Activations in another order");
+    const result = new WasmTensor(this, { rows: x.rows, columns: x.columns, type: "f32" }, address, false);
+    this.record(Op.permuteColumns, x.address, order, address, x.rows, x.columns, 0);
+    // A vector outlives the pass; what was made of it does not.
+    if (x.persistent) return result;
+    x.permuted.set(order, result);
+    this.#frames.at(-1)?.permuted.push({ x, order });
+    return result;
+  }
+
   /** Runs `body`; what it made is released, except what it returns. If it throws, nothing of it stays recorded. */
   scope<T extends Tensor>(body: () => T): T {
     this.begin();
-    const frame: Frame = { tensors: [], quantized: [], start: this.#length };
+    const frame: Frame = { tensors: [], quantized: [], permuted: [], start: this.#length };
     const parent = this.#frames.at(-1);
     this.#frames.push(frame);
     try {
@@ -195,10 +214,12 @@ export class Recorder {
         else this.releaseTensor(tensor);
       }
       parent?.quantized.push(...frame.quantized);
+      parent?.permuted.push(...frame.permuted);
       return result;
     } catch (error) {
       for (const tensor of frame.tensors) this.releaseTensor(tensor);
       for (const tensor of frame.quantized) this.#forgetQuantized(tensor);
+      for (const { x, order } of frame.permuted) this.#forgetPermuted(x, order);
       this.#length = Math.min(this.#length, frame.start);
       this.generation++;
       throw error;
@@ -213,6 +234,13 @@ export class Recorder {
     if (tensor.persistent) this.#heap.release(tensor.address);
     else this.#arena.release(tensor.address, tensor.rows * tensor.columns * 4);
     this.#forgetQuantized(tensor);
+    for (const order of [...tensor.permuted.keys()]) this.#forgetPermuted(tensor, order);
+  }
+
+  #forgetPermuted(x: WasmTensor, order: number): void {
+    const made = x.permuted.get(order);
+    x.permuted.delete(order);
+    if (made) this.releaseTensor(made);
   }
 
   #forgetQuantized(tensor: WasmTensor): void {
@@ -267,6 +295,7 @@ export class Recorder {
       for (const tensor of frame.tensors) tensor.released = true;
       frame.tensors.length = 0;
       frame.quantized.length = 0;
+      frame.permuted.length = 0;
       frame.start = 0;
     }
     this.#arena.clear();

@@ -19,9 +19,9 @@ export function typeInfo(layout: PackedLayout): Image {
     layout.group,
     layout.zero,
     float(layout.unit),
-    plan.min ? 1 : 0,
+    layout.minKind,
     ...scaleWords(image, plan.scale),
-    ...scaleWords(image, plan.min),
+    ...scaleWords(image, layout.min),
     ...image.bytesAsWords(layout.table, 16),
     plan.type.block,
     plan.type.bytes,
@@ -36,13 +36,15 @@ export function typeInfo(layout: PackedLayout): Image {
     layout.stored.length > 0
       ? image.data(Int8Array.from({ length: 256 }, (_, i) => layout.stored[i] ?? 0))
       : 0,
+    layout.floats ? image.data(layout.floats) : 0,
+    superFormats[layout.zeroFormat ?? ""] ?? 0,
   ];
   image.write(info, words);
   return image.finish();
 }
 
 const scaleInfoWords = 9;
-const typeInfoWords = 6 + 2 * scaleInfoWords + 4 + 11;
+const typeInfoWords = 6 + 2 * scaleInfoWords + 4 + 13;
 
 /** A byte offset in the image; the address is added when it is placed. */
 interface Pointer {

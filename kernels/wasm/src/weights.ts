@@ -2,6 +2,7 @@ import {
   decodeDense,
   dequantize,
   floatToHalf,
+  isPermutation,
   isUnpacked,
   type KernelLayout,
   type LinearWeight,
@@ -20,6 +21,8 @@ export interface WasmWeight extends Weight {
   /** Some segment is packed: `linear` needs the quantized activations. */
   readonly quantizes: boolean;
   readonly types: readonly QuantType[];
+  /** Address of the order in which it wants its inputs; weights with equal orders share one. */
+  readonly order: number | undefined;
 }
 
 /** Layout choice, upload and release of linear weights in one WebAssembly memory. */
@@ -50,13 +53,13 @@ const slackBytes = 16;
 /** Blocks copied per call: enough to make calls rare, little enough not to matter. */
 const chunkBytes = 128 * 1024;
 
-const kinds = { f32: 0, f16: 1, bf16: 2, packed: 3 } as const;
+const kinds = { f32: 0, f16: 1, bf16: 2, packed: 3, lookup: 4 } as const;
 
 /** One segment's place in memory. */
 interface SegmentLayout {
   readonly name: string;
   readonly bitsPerWeight: number;
-  readonly kind: 0 | 1 | 2 | 3;
+  readonly kind: (typeof kinds)[keyof typeof kinds];
   readonly packed: PackedLayout | undefined;
   /** Bytes of four rows. */
   readonly recordBytes: number;
@@ -80,6 +83,30 @@ export function createWeights(heap: Heap, kernels: WeightExports): Weights {
     }
     entry.uses++;
     return entry.address;
+  };
+
+  const orders: { readonly address: number; readonly order: Int32Array; uses: number }[] = [];
+
+  const acquireOrder = (order: Int32Array): number => {
+    const equal = (known: Int32Array): boolean =>
+      known.length === order.length && known.every((input, j) => input === order[j]);
+    let entry = orders.find((known) => equal(known.order));
+    if (entry === undefined) {
+      const address = heap.allocate(4 * order.length, `an order of ${order.length} inputs`);
+      heap.words.set(order, address / 4);
+      entry = { address, order: order.slice(), uses: 0 };
+      orders.push(entry);
+    }
+    entry.uses++;
+    return entry.address;
+  };
+
+  const releaseOrder = (address: number): void => {
+    const i = orders.findIndex((entry) => entry.address === address);
+    const entry = orders[i];
+    if (entry === undefined || --entry.uses > 0) return;
+    heap.release(address);
+    orders.splice(i, 1);
   };
 
   const releaseType = (type: QuantType): void => {
@@ -108,10 +135,12 @@ export function createWeights(heap: Heap, kernels: WeightExports): Weights {
       const layouts = weight.segments.map(({ type, from, to }) => segmentLayout(type, from, to - from));
       const headBytes = roundUp(4 * (headerWords + segmentWords * layouts.length), 64);
       const biasBytes = weight.bias ? roundUp(4 * weight.bias.length, 64) : 0;
+      const rowScaleBytes = weight.rowScale ? roundUp(4 * weight.rowScale.length, 64) : 0;
       const dataBytes = layouts.map(({ recordBytes }) => roundUp(recordBytes * groups * experts, 64));
-      const bytes = dataBytes.reduce((sum, part) => sum + part, headBytes + biasBytes);
+      const bytes = dataBytes.reduce((sum, part) => sum + part, headBytes + biasBytes + rowScaleBytes);
       const address = heap.allocate(bytes, `a weight of ${experts * weight.out} × ${weight.in}`);
       const acquired: QuantType[] = [];
+      let order: number | undefined;
       try {
         const typeAddresses = layouts.map(({ packed }) => {
           if (packed === undefined) return 0;
@@ -119,12 +148,16 @@ export function createWeights(heap: Heap, kernels: WeightExports): Weights {
           return acquireType(packed);
         });
         if (weight.bias) heap.floats.set(weight.bias, (address + headBytes) / 4);
-        const quantizes = layouts.some(({ packed }) => packed !== undefined);
+        const rowScaleAt = address + headBytes + biasBytes;
+        if (weight.rowScale) heap.floats.set(weight.rowScale, rowScaleAt / 4);
+        if (weight.permute) order = acquireOrder(weight.permute);
+        const quantizes = layouts.some(({ kind }) => kind === kinds.packed);
         const { adds, gaps } = coverage(weight);
         const flags = (quantizes ? 1 : 0) + (gaps ? 2 : 0);
         const bias = weight.bias ? address + headBytes : 0;
-        const head = [weight.out, weight.in, experts, groups, bias, flags, layouts.length, 0];
-        let data = address + headBytes + biasBytes;
+        const rowScale = weight.rowScale ? rowScaleAt : 0;
+        const head = [weight.out, weight.in, experts, groups, bias, flags, layouts.length, rowScale];
+        let data = rowScaleAt + rowScaleBytes;
         const segments = weight.segments.map((segment, i) => {
           const layout = layouts[i]!;
           const columns = segment.to - segment.from;
@@ -153,9 +186,11 @@ export function createWeights(heap: Heap, kernels: WeightExports): Weights {
           address,
           quantizes,
           types: acquired,
+          order,
         };
       } catch (error) {
         for (const type of acquired) releaseType(type);
+        if (order !== undefined) releaseOrder(order);
         heap.release(address);
         throw error;
       }
@@ -164,6 +199,7 @@ export function createWeights(heap: Heap, kernels: WeightExports): Weights {
     free(weight) {
       heap.release(weight.address);
       for (const type of weight.types) releaseType(type);
+      if (weight.order !== undefined) releaseOrder(weight.order);
     },
   };
 }
@@ -197,8 +233,10 @@ function pack(
         const first = expert * weight.out + row;
         const source = blocks.subarray(first * sourceRow, (first + rows) * sourceRow);
         const to = heap.bytes.subarray(call + rowsAt, call + rowsAt + rows * rowBytes);
-        if (layout.packed) to.set(source);
-        else copyDense(type, source, to, layout.kind);
+        if (layout.packed) {
+          checkFinite(type, source, first, rows);
+          to.set(source);
+        } else copyDense(type, source, to, layout.kind);
         if (unpacked)
           unpackCodes(type, source, heap.bytes.subarray(call + codesAt, call + codesAt + rows * columns));
         const record = data + (expert * groups + row / 4) * layout.recordBytes;
@@ -211,6 +249,14 @@ function pack(
   } finally {
     heap.release(call);
   }
+}
+
+/** Byte codes that stand for an infinity or for no number. */
+function checkFinite(type: QuantType, source: Uint8Array, first: number, rows: number): void {
+  const format = type.values.kind === "dense" ? type.values.format : undefined;
+  // E4M3 has two codes for NaN; in E5M2 the highest exponent stands for infinities and NaN.
+  const mask = format === "f8-e4m3" ? 0x7f : format === "f8-e5m2" ? 0x7c : undefined;
+  if (mask !== undefined && source.some((byte) => (byte & mask) === mask)) throw nonFinite(type, first, rows);
 }
 
 function nonFinite(type: QuantType, first: number, rows: number): LowbitError {
@@ -257,17 +303,18 @@ function copyDense(type: QuantType, blocks: Uint8Array, to: Uint8Array, kind: nu
 function segmentLayout(type: QuantType, from: number, columns: number): SegmentLayout {
   const packed = from % 32 === 0 && columns % 32 === 0 ? packedLayout(type) : undefined;
   if (packed !== undefined) {
-    const { plan, width } = packed;
-    const family = plan.family === "ints" ? "ints" : "book";
-    const scaleBits = [plan.scale, plan.min].map(
+    const { plan, width, min } = packed;
+    const family = packed.floats ? "floats" : plan.family === "ints" ? "ints" : "book";
+    const scaleBits = [plan.scale, min].map(
       (scale) =>
-        (scale?.super ? (8 * superItemBytes(scale.super.format)) / scale.super.per : 0) +
-        (scale?.sub ? 8 / scale.sub.per : 0),
+        (scale?.super && (scale === plan.scale || scale.super !== plan.scale.super)
+          ? (8 * superItemBytes(scale.super.format)) / scale.super.per
+          : 0) + (scale?.sub ? 8 / scale.sub.per : 0),
     );
     return {
       name: `${family}${width} g${plan.group}`,
       bitsPerWeight: width + scaleBits[0]! + scaleBits[1]!,
-      kind: kinds.packed,
+      kind: packed.floats ? kinds.lookup : kinds.packed,
       packed,
       recordBytes: recordShape(packed, columns).bytes,
     };
@@ -293,6 +340,7 @@ function denseFormat(type: QuantType): "f32" | "f16" | "bf16" {
     case "f8-e4m3":
     case "f8-e5m2":
     case "i8":
+      // The latter where rows are no multiple of 32, and have no planes.
       return "f16";
     default:
       return "f32";
@@ -313,7 +361,7 @@ function coverage({ segments, in: columns }: LinearWeight): { adds: readonly boo
 }
 
 function checkWeight(weight: LinearWeight): void {
-  const { out, in: columns, experts = 1, bias, segments } = weight;
+  const { out, in: columns, experts = 1, bias, permute, rowScale, segments } = weight;
   const fail = (what: string): never => {
     throw new LowbitError("bad-argument", `A weight of ${out} × ${columns} cannot be uploaded: ${what}.`, {
       plugin: "wasm",
@@ -326,6 +374,11 @@ function checkWeight(weight: LinearWeight): void {
   if (rows > 2 ** 30) fail(`${rows} rows are too many`);
   if (bias !== undefined && bias.length !== rows)
     fail(`its bias has ${bias.length} values, its rows are ${rows}`);
+  if (rowScale !== undefined && rowScale.length !== rows)
+    fail(`there are ${rowScale.length} row scales, its rows are ${rows}`);
+  if (rowScale?.some((factor) => !Number.isFinite(factor))) fail("a row scale is not finite");
+  if (permute !== undefined && !isPermutation(permute, columns))
+    fail(`the order of its inputs is no permutation of ${columns}`);
   for (const { type, from, to, blocks } of segments) {
     if (
       !(Number.isSafeInteger(from) && Number.isSafeInteger(to) && from >= 0 && to > from && to <= columns)

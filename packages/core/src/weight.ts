@@ -46,3 +46,16 @@ export interface WeightSegment extends SegmentOutline {
 export function rowsOf(weight: LinearWeight): number {
   return weight.out * (weight.experts ?? 1);
 }
+
+/** Is it a permutation of 0 to `size` − 1? */
+export function isPermutation(permute: Int32Array, size: number): boolean {
+  const seen = new Uint8Array(size);
+  return (
+    permute.length === size &&
+    permute.every((input) => {
+      if (input < 0 || input >= size || seen[input]) return false;
+      seen[input] = 1;
+      return true;
+    })
+  );
+}

@@ -54,12 +54,11 @@ export function holdIntegers(
     for (let j = 0; j < sorted.length; j++) sorted[j] = row.codes[order ? order[j]! : j]!;
     builder.row(n, sorted, row.scales, row.zeros);
   }
-  const { provenance: _, permute, ...rest } = weight;
-  return {
-    ...rest,
-    segments: builder.segments,
-    ...(permute && { permute: order ? order.map((j) => permute[j]!) : permute }),
-  };
+  const { provenance: _, permute: from, ...rest } = weight;
+  const permute = order && from ? order.map((j) => from[j]!) : from;
+  // Groups of consecutive inputs need no permutation.
+  const stays = permute?.some((input, j) => input !== j);
+  return { ...rest, segments: builder.segments, ...(permute && stays && { permute }) };
 }
 
 /** A grid whose zero points fit its bits, and that groups whole rows evenly but for a short last group. */

@@ -1,0 +1,88 @@
+// Segments whose codes stand for f32 values. A strip's planes are decoded to f32 and multiplied like dense ones: exactly the dequantizer's
+// values, at the cost of decoding once per 64 tokens.
+#include "linear-internal.h"
+
+// Sixteen f32 values in four byte tables: byte b of every value.
+typedef struct {
+  v128_t bytes[4];
+} ByteTables;
+
+static ByteTables byte_tables(const float *floats) {
+  const uint8_t *at = (const uint8_t *)floats;
+  uint8_t split[4][16];
+  for (int i = 0; i < 64; i++) split[i % 4][i / 4] = at[i];
+  ByteTables tables;
+  for (int b = 0; b < 4; b++) tables.bytes[b] = wasm_v128_load(split[b]);
+  return tables;
+}
+
+// A quad's bytes by column instead of by row.
+INLINE v128_t by_column(v128_t codes) {
+  return wasm_i8x16_shuffle(codes, codes, 0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15);
+}
+
+// Four columns of four rows each.
+INLINE void look_up_16(const ByteTables *tables, v128_t codes, v128_t *out) {
+  v128_t i = by_column(codes);
+  v128_t b0 = lookup(tables->bytes[0], i), b1 = lookup(tables->bytes[1], i);
+  v128_t b2 = lookup(tables->bytes[2], i), b3 = lookup(tables->bytes[3], i);
+#define LOW(a, b) wasm_i8x16_shuffle(a, b, 0, 16, 1, 17, 2, 18, 3, 19, 4, 20, 5, 21, 6, 22, 7, 23)
+#define HIGH(a, b) wasm_i8x16_shuffle(a, b, 8, 24, 9, 25, 10, 26, 11, 27, 12, 28, 13, 29, 14, 30, 15, 31)
+  v128_t low0 = LOW(b0, b1), low1 = LOW(b2, b3), high0 = HIGH(b0, b1), high1 = HIGH(b2, b3);
+#undef LOW
+#undef HIGH
+  out[0] = wasm_i16x8_shuffle(low0, low1, 0, 8, 1, 9, 2, 10, 3, 11);
+  out[1] = wasm_i16x8_shuffle(low0, low1, 4, 12, 5, 13, 6, 14, 7, 15);
+  out[2] = wasm_i16x8_shuffle(high0, high1, 0, 8, 1, 9, 2, 10, 3, 11);
+  out[3] = wasm_i16x8_shuffle(high0, high1, 4, 12, 5, 13, 6, 14, 7, 15);
+}
+
+INLINE void look_up_256(const float *floats, v128_t codes, v128_t *out) {
+  uint8_t i[16];
+  wasm_v128_store(i, by_column(codes));
+  for (int column = 0; column < 4; column++) {
+    const uint8_t *at = i + 4 * column;
+    out[column] = wasm_f32x4_make(floats[at[0]], floats[at[1]], floats[at[2]], floats[at[3]]);
+  }
+}
+
+// `blocks` blocks of 32 columns of one record, four rows a column. `scales` and `mins` are STRIP_RECORDS vectors apart.
+static void decode(const TypeInfo *type, const ByteTables *tables, const uint8_t *planes, const v128_t *scales, const v128_t *mins,
+                   int32_t blocks, v128_t *out) {
+  int per_group = type->group / 4;
+  for (int32_t b = 0; b < blocks; b++, planes += 16 * type->width) {
+    for (int quad = 0; quad < 8; quad++, out += 4) {
+      v128_t codes = quad_codes(type->width, planes, quad);
+      if (type->width <= 4) look_up_16(tables, codes, out);
+      else look_up_256(type->floats, codes, out);
+      int32_t group = STRIP_RECORDS * (b * (8 / per_group) + quad / per_group);
+      for (int i = 0; i < 4; i++) {
+        out[i] = wasm_f32x4_mul(out[i], scales[group]);
+        if (type->has_min) out[i] = wasm_f32x4_sub(out[i], mins[group]);
+      }
+    }
+  }
+}
+
+void strip_lookup(const Segment *segment, const uint8_t *const *records, int32_t record_count, const Strip *strip, v128_t *acc) {
+  const TypeInfo *type = segment->type;
+  ByteTables tables = byte_tables(type->floats);
+  v128_t decoded[STRIP_RECORDS][PARTIAL], scales[STRIP_RECORDS * PARTIAL / 16], mins[STRIP_RECORDS * PARTIAL / 16];
+  for (int32_t first = 0; first < segment->columns; first += PARTIAL) {
+    int32_t left = segment->columns - first;
+    int32_t columns = left < PARTIAL ? left : PARTIAL;
+    const uint8_t *parts[STRIP_RECORDS];
+    for (int32_t r = 0; r < STRIP_RECORDS; r++) {
+      parts[r] = (const uint8_t *)decoded[r < record_count ? r : record_count - 1];
+      if (r >= record_count) continue;
+      const uint8_t *w = records[r];
+      int32_t groups = columns / type->group;
+      expand(&type->scale, 1.0f, w + segment->super_at, w + segment->sub_at, first, groups, type->group, scales + r);
+      if (type->has_min) {
+        expand(&type->min, 1.0f, w + segment->min_super_at, w + segment->min_sub_at, first, groups, type->group, mins + r);
+      }
+      decode(type, &tables, w + (uint32_t)(first / 32) * (uint32_t)(16 * type->width), scales + r, mins + r, columns / 32, decoded[r]);
+    }
+    partial_dense(dense_kernels + 2 * DENSE_F32, parts, record_count, strip, segment->from + first, columns, acc);
+  }
+}
