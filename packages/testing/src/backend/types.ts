@@ -1,4 +1,11 @@
-import { type DenseFormat, denseType, floatToHalf, type QuantType } from "@lowbit/core";
+import {
+  type DenseFormat,
+  denseType,
+  floatToHalf,
+  type GridShape,
+  gridType,
+  type QuantType,
+} from "@lowbit/core";
 import { random } from "../random.ts";
 
 /** A quantization type of this suite and a way to make blocks whose scales are sound. */
@@ -6,6 +13,8 @@ export interface SampleType {
   readonly type: QuantType;
   /** Puts scales into a block of random bits. */
   readonly finish: (block: DataView, uniform: () => number) => void;
+  /** How far a decoded weight may be off, relative to the largest: kernels may leave out a last rounding. @default 0 */
+  readonly inexact?: number;
 }
 
 /** An f16 scale of 0.01 to 0.1 at a byte. */
@@ -206,6 +215,61 @@ const base3: SampleType = {
   finish: half(0),
 };
 
+/** A grid of integers as GPTQ and its like have them, its scale and zero point in front. */
+function grid(shape: GridShape, inexact?: number): SampleType {
+  const { scale, zero, min } = shape;
+  const type = gridType(shape);
+  const after = scale === "none" ? 0 : scale === "f32" ? 4 : 2;
+  return {
+    type: { ...type, name: `suite ${type.name}` },
+    finish(block, uniform) {
+      const value = 0.001 + 0.01 * uniform();
+      if (scale === "f16") block.setUint16(0, floatToHalf(value), true);
+      else if (scale === "bf16") block.setUint16(0, 0x3b00 + Math.floor(64 * uniform()), true);
+      else if (scale === "f32") block.setFloat32(0, value, true);
+      if (zero === "integer") block.setUint8(after, Math.floor(2 ** shape.bits * uniform()));
+      else if (zero === "f16") block.setUint16(after, floatToHalf(2 ** shape.bits * uniform()), true);
+      else if (zero === "f32") block.setFloat32(after, 2 ** shape.bits * uniform(), true);
+      if (min) block.setUint16(after, floatToHalf(-(2 ** shape.bits) * value * uniform()), true);
+    },
+    ...(inexact && { inexact }),
+  };
+}
+
+/** Values that are no small integers, as NF4 has them, under an f32 factor. */
+const floats4: SampleType = {
+  type: {
+    name: "suite book of 16 numbers",
+    block: 64,
+    bytes: 36,
+    code: { per: 1, pieces: [{ at: 32, bits: 4, dims: [[64, 4]] }] },
+    values: {
+      kind: "book",
+      dimension: 1,
+      table: Array.from({ length: 16 }, (_, i) => Math.fround(Math.sin(i))),
+    },
+    scale: { super: { field: { per: 64, pieces: [{ at: 0, bits: 32, dims: [] }] }, format: "f32" } },
+  },
+  finish: (block, uniform) => block.setFloat32(0, 0.01 + uniform(), true),
+};
+
+/** The same in eight bits, under a half. */
+const floats8: SampleType = {
+  type: {
+    name: "suite book of 256 numbers",
+    block: 128,
+    bytes: 130,
+    code: { per: 1, pieces: [{ at: 16, bits: 8, dims: [[128, 8]] }] },
+    values: {
+      kind: "book",
+      dimension: 1,
+      table: Array.from({ length: 256 }, (_, i) => Math.fround(Math.tan(i))),
+    },
+    scale: f16Per(128, 0),
+  },
+  finish: half(0),
+};
+
 /** A dense type; `finish` replaces the random bits, which might be no number. */
 function dense(format: DenseFormat, write: (block: DataView, value: number) => void): SampleType {
   return {
@@ -227,6 +291,20 @@ export const packedTypes: readonly SampleType[] = [
   bookParity,
   bookDelta,
   base3,
+  grid({ bits: 4, group: 128, scale: "f16", zero: 8 }),
+  grid({ bits: 4, group: 128, scale: "f16", zero: "integer" }),
+  grid({ bits: 3, group: 64, scale: "bf16", zero: "integer" }),
+  grid({ bits: 8, group: 32, scale: "f32", zero: "integer" }),
+  grid({ bits: 2, group: 16, scale: "f16", zero: "integer" }),
+  grid({ bits: 4, group: 32, scale: "none", zero: 8 }),
+  grid({ bits: 4, group: 64, scale: "f16", zero: 0, min: "f16" }),
+  // Kernels hold scale · zero point, which rounds once more than scale · (code − zero point).
+  grid({ bits: 5, group: 64, scale: "f16", zero: "f16" }, 2 ** -20),
+  grid({ bits: 4, group: 128, scale: "f32", zero: "f32" }, 2 ** -20),
+  // The rounding at the end is left out by kernels that multiply integers: half a unit in the last of 11 places.
+  grid({ bits: 6, group: 32, scale: "f16", zero: 32, round: "f16" }, 2 ** -11),
+  floats4,
+  floats8,
 ];
 
 export const denseTypes: readonly SampleType[] = [
@@ -239,6 +317,9 @@ export const denseTypes: readonly SampleType[] = [
   dense("f64", (block, value) => block.setFloat64(0, value, true)),
   dense("f8-e4m3", (block, value) =>
     block.setUint8(0, 0x20 + Math.floor(16 * (value + 1)) + (value < 0 ? 128 : 0)),
+  ),
+  dense("f8-e5m2", (block, value) =>
+    block.setUint8(0, 0x30 + Math.floor(8 * (value + 1)) + (value < 0 ? 128 : 0)),
   ),
   dense("i8", (block, value) => block.setInt8(0, Math.floor(127 * value))),
 ];
