@@ -57,9 +57,18 @@ export function writeCodes(words: Uint32Array, stream: BitStream, codes: Uint8Ar
   const { bits, at = 0, stride = 1 } = stream;
   check(words.length, stream, codes.length);
   const mask = 2 ** bits - 1;
+  let to = at;
+  if (32 % bits === 0) {
+    for (let i = 0; i < codes.length; to += stride) {
+      let word = 0;
+      for (let shift = 0; shift < 32 && i < codes.length; shift += bits)
+        word |= (codes[i++]! & mask) << shift;
+      words[to] = word;
+    }
+    return;
+  }
   let pending = 0;
   let have = 0;
-  let to = at;
   for (let i = 0; i < codes.length; i++) {
     const code = codes[i]! & mask;
     pending |= code << have;

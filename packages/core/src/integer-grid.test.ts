@@ -13,6 +13,8 @@ import {
   type LinearWeight,
   planOf,
   roundToBf16,
+  wordsOf,
+  writeCodes,
 } from "./index.ts";
 
 const encoders = {
@@ -28,7 +30,7 @@ const decoders = {
 
 const grids = fc.record({
   bits: fc.integer({ min: 1, max: 8 }),
-  group: fc.constantFrom(8, 16, 32, 48, 64, 128, 2048, 2080),
+  group: fc.constantFrom(5, 8, 16, 32, 48, 64, 91, 128, 2048, 2080),
   columns: fc.constantFrom(64, 96, 160, 4160),
   rows: fc.integer({ min: 1, max: 3 }),
   scale: fc.constantFrom("f16" as const, "bf16" as const, "f32" as const),
@@ -43,6 +45,7 @@ describe("integer grids", () => {
         const next = (): number => random.next().value as number;
         const shape: GridShape = { bits, group, scale, zero };
         const builder = buildGrid(rows, columns, shape);
+        const streamed = buildGrid(rows, columns, shape);
         const groups = Math.ceil(columns / Math.min(group, columns));
         expect(builder.groups).toBe(groups);
         const expected = new Float32Array(rows * columns);
@@ -58,6 +61,9 @@ describe("integer grids", () => {
                 : encoders[zero](next() / 1e4),
           );
           builder.row(r, codes, scales, zeros);
+          const stream = new Uint32Array(wordsOf(columns, bits));
+          writeCodes(stream, { bits }, codes);
+          streamed.stream(r, stream, scales, zeros);
           written.push({ codes, scales, zeros });
           for (let c = 0; c < columns; c++) {
             const g = Math.floor(c / Math.min(group, columns));
@@ -65,6 +71,7 @@ describe("integer grids", () => {
             expected[r * columns + c] = decoders[scale](scales[g] ?? 0) * Math.fround((codes[c] ?? 0) - z);
           }
         }
+        expect(streamed.segments).toEqual(builder.segments);
         const weight: LinearWeight = { out: rows, in: columns, segments: builder.segments };
         expect(denseWeight(weight).map((v) => v + 0)).toEqual(expected.map((v) => v + 0));
         const view = integerGrid(weight);

@@ -1,4 +1,4 @@
-import { wordsOf, writeCodes } from "./bit-stream.ts";
+import { readCodes, wordsOf, writeCodes } from "./bit-stream.ts";
 import { LowbitError } from "./errors.ts";
 import { readFields } from "./quant-bits.ts";
 import { planOf, type QuantPlan } from "./quant-plan.ts";
@@ -96,6 +96,8 @@ export interface GridBuilder {
    * its format). Absent parts are not looked at.
    */
   row(row: number, codes: Uint8Array, scales?: ArrayLike<number>, zeros?: ArrayLike<number>): void;
+  /** The same for codes that are one stream of bits already, as `writeCodes` makes it, unused bits 0: mostly copied, not unpacked. */
+  stream(row: number, stream: Uint32Array, scales?: ArrayLike<number>, zeros?: ArrayLike<number>): void;
 }
 
 /** Room for a grid of `rows` rows. A last group that is short becomes a segment of its own. */
@@ -114,27 +116,53 @@ export function buildGrid(rows: number, columns: number, shape: GridShape): Grid
   const scaleBytes = shape.scale === "none" ? 0 : fieldBits[shape.scale] / 8;
   const second = shape.min ?? (typeof shape.zero === "number" ? undefined : shape.zero);
   const secondBytes = second === undefined ? 0 : fieldBits[second] / 8;
-  const words = new Uint32Array(wordsOf(Math.min(maxBlock, group), shape.bits));
+  const { bits } = shape;
+  const words = new Uint32Array(wordsOf(Math.min(maxBlock, group), bits));
   const packed = new Uint8Array(words.buffer);
+  // Blocks can be cut from a stream at whole bytes.
+  const aligned = parts.every(
+    ({ segment: { type, from, to } }) =>
+      (from * bits) % 8 === 0 && (from + type.block === to || (type.block * bits) % 8 === 0),
+  );
+  const unpacked = new Uint8Array(aligned ? 0 : columns);
+
+  function fill(
+    row: number,
+    codes: Uint8Array | undefined,
+    stream: Uint8Array,
+    scales: ArrayLike<number> | undefined,
+    zeros: ArrayLike<number> | undefined,
+  ): void {
+    let groupBefore = 0;
+    for (const { segment, group, view } of parts) {
+      const { type, from, to, blocks } = segment;
+      const codeBytes = type.bytes - scaleBytes - secondBytes;
+      let at = row * ((to - from) / type.block) * type.bytes;
+      for (let column = from; column < to; column += type.block, at += type.bytes) {
+        const g = groupBefore + Math.floor((column - from) / group);
+        put(view, at, scaleBytes, scales?.[g] ?? 0);
+        put(view, at + scaleBytes, secondBytes, zeros?.[g] ?? 0);
+        if (codes) writeCodes(words, { bits }, codes.subarray(column, column + type.block));
+        const start = codes ? 0 : (column * bits) / 8;
+        blocks.set(stream.subarray(start, start + codeBytes), at + scaleBytes + secondBytes);
+      }
+      groupBefore += (to - from) / group;
+    }
+  }
+
   return {
     groups: Math.ceil(columns / group),
     segments: parts.map(({ segment }) => segment),
-    row(row, codes, scales, zeros) {
-      let groupBefore = 0;
-      for (const { segment, group, view } of parts) {
-        const { type, from, to, blocks } = segment;
-        let at = row * ((to - from) / type.block) * type.bytes;
-        for (let column = from; column < to; column += type.block) {
-          const g = groupBefore + Math.floor((column - from) / group);
-          put(view, at, scaleBytes, scales?.[g] ?? 0);
-          put(view, at + scaleBytes, secondBytes, zeros?.[g] ?? 0);
-          const codesAt = at + scaleBytes + secondBytes;
-          writeCodes(words, { bits: shape.bits }, codes.subarray(column, column + type.block));
-          blocks.set(packed.subarray(0, type.bytes - (codesAt - at)), codesAt);
-          at += type.bytes;
-        }
-        groupBefore += (to - from) / group;
-      }
+    row: (row, codes, scales, zeros) => fill(row, codes, packed, scales, zeros),
+    stream(row, stream, scales, zeros) {
+      if (!aligned) return fill(row, readCodes(stream, { bits }, unpacked), packed, scales, zeros);
+      fill(
+        row,
+        undefined,
+        new Uint8Array(stream.buffer, stream.byteOffset, stream.byteLength),
+        scales,
+        zeros,
+      );
     },
   };
 }
@@ -184,6 +212,9 @@ export function integerGrid(weight: LinearWeight): IntegerGrid | undefined {
   const { plan, segment, group } = first;
   const format = plan.scale.super?.format as GridShape["scale"] | undefined;
   const fields = new Int32Array(maxFields(parts.map(({ plan }) => plan)));
+  // Codes of the types made here are a stream at the end of a block, which reads faster than by the plan.
+  const words = new Uint32Array(wordsOf(maxBlock, 8));
+  const stream = new Uint8Array(words.buffer);
   return {
     bits: plan.levelBits,
     group,
@@ -200,7 +231,12 @@ export function integerGrid(weight: LinearWeight): IntegerGrid | undefined {
         let at = row * perRow;
         for (let column = from; column < to; column += type.block, at += type.bytes) {
           const block = blocks.subarray(at, at + type.bytes);
-          readLevels(plan, block, codes.subarray(column, column + type.block));
+          const into = codes.subarray(column, column + type.block);
+          if (gridShapeOf(type)) {
+            const { levelBits: bits } = plan;
+            stream.set(block.subarray(type.bytes - Math.ceil((type.block * bits) / 8)));
+            readCodes(words, { bits }, into);
+          } else readLevels(plan, block, into);
           const span = Math.min(group, type.block);
           if (plan.scale.super) readFields(plan.scale.super, block, 0, fields);
           for (let c = 0; c < type.block; c += span) {

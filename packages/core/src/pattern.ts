@@ -97,8 +97,10 @@ export function compilePattern(source: string): (name: string) => boolean {
 
   /** Of a single character: a set, an escape, a dot or a letter. */
   function oneOf(text: string): RegExp {
+    // Where Python takes a bracket for itself, JavaScript wants a backslash.
+    const own = text.replace(/^(\[\^?)\]/, "$1\\]").replace(/^[{}\]]$/, "\\$&");
     try {
-      return new RegExp(`^${/^[{}\]]$/.test(text) ? `\\${text}` : text}$`);
+      return new RegExp(`^${own}$`);
     } catch {
       throw wrong(`${text} is no set of characters`);
     }

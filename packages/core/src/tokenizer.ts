@@ -3,7 +3,13 @@ export type TokenizerSource =
   /** GGUF metadata: the `tokenizer.*` keys. */
   | { readonly kind: "ggml"; readonly metadata: ReadonlyMap<string, unknown> }
   /** Hugging Face: parsed tokenizer.json and tokenizer_config.json. */
-  | { readonly kind: "huggingface"; readonly tokenizer: unknown; readonly config?: unknown };
+  | {
+      readonly kind: "huggingface";
+      readonly tokenizer: unknown;
+      readonly config?: unknown;
+      /** Ids that end a generation, beside those the files name. */
+      readonly endTokens?: readonly number[];
+    };
 
 export interface EncodeOptions {
   /** Add the model's own begin/end tokens where its configuration says so. @default true */

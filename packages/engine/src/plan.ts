@@ -191,8 +191,8 @@ function planWeight(
   const rows = values / columns;
   const biasBytes = biases.length > 0 ? 4 * rows : 0;
   const segments = first.segments ?? [{ type: first.type, from: 0, to: columns }];
-  // Packed modules may bring a permutation of their inputs and a factor for each row.
-  const besideBytes = biasBytes + (first.segments ? 4 * (columns + rows) : 0);
+  // Packed modules may bring a permutation of their inputs, a factor and a bias for each row.
+  const besideBytes = biasBytes + (first.segments ? 4 * (columns + 2 * rows) : 0);
   const parts = segments.map(({ type, from, to }) => backend.weightBytes(type, rows, to - from));
   const layout = [...new Set(segments.map((segment) => backend.layout(segment.type).name))].join(" + ");
   return { role, kind, shape, type, layout, fileBytes, backendBytes: sum(parts) + besideBytes };

@@ -22,7 +22,8 @@ afterAll(() => rm(folder, { recursive: true, force: true }));
 
 /** Converts once, however often it is asked for. */
 function once_(name: string, from: string, options: ConvertOptions): Promise<ConversionReport> {
-  const report = made.get(name) ?? convert(from === "hf" ? hf : join(folder, from), join(folder, name), options);
+  const report =
+    made.get(name) ?? convert(from === "hf" ? hf : join(folder, from), join(folder, name), options);
   made.set(name, report);
   return report;
 }

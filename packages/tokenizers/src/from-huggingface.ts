@@ -8,7 +8,11 @@ import { assembleTokenizer } from "./tokenizer.ts";
 import { maxTokens, TokenType, Vocabulary, vocabularyError } from "./vocabulary.ts";
 
 /** Builds from parsed tokenizer.json and, if there is one, tokenizer_config.json. */
-export function tokenizerFromHuggingFace(tokenizer: unknown, config: unknown): Tokenizer {
+export function tokenizerFromHuggingFace(
+  tokenizer: unknown,
+  config: unknown,
+  endTokens: readonly number[] = [],
+): Tokenizer {
   const root = new JsonFields(tokenizer, "tokenizer.json");
   const settings = new JsonFields(config ?? {}, "tokenizer_config.json");
   const model = root.object("model");
@@ -34,7 +38,7 @@ export function tokenizerFromHuggingFace(tokenizer: unknown, config: unknown): T
     literals: added.map((token) => ({ ...token, special: vocabulary.isSpecial(token.id) })),
     bos,
     eos,
-    endTokens: endTokensOf(vocabulary, [eos]),
+    endTokens: endTokensOf(vocabulary, [eos, ...endTokens.filter((id) => id < vocabulary.tokens.length)]),
     ...frame,
     ...(template === undefined
       ? {}

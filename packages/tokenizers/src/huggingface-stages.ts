@@ -1,10 +1,9 @@
-import { LowbitError } from "@lowbit/core";
+import { gpt2Pattern, LowbitError } from "@lowbit/core";
 import { byteLevelStage } from "./byte-level.ts";
 import { precompiledNormalizer } from "./charsmap.ts";
 import type { JsonFields } from "./json-fields.ts";
 import type { Stage } from "./model.ts";
 import { compilePattern } from "./pattern.ts";
-import { gpt2Pattern } from "./pre-tokenizers.ts";
 import { spaceMark } from "./sentencepiece.ts";
 import { mapStage, type SplitBehavior, splitStage } from "./stages.ts";
 import { vocabularyError } from "./vocabulary.ts";

@@ -12,5 +12,5 @@ export { chatTemplate } from "./chat-template.ts";
 export function createTokenizer(source: TokenizerSource): Tokenizer {
   return source.kind === "ggml"
     ? tokenizerFromGgml(source.metadata)
-    : tokenizerFromHuggingFace(source.tokenizer, source.config);
+    : tokenizerFromHuggingFace(source.tokenizer, source.config, source.endTokens);
 }

@@ -1,4 +1,4 @@
-import { readCodes, writeCodes } from "@lowbit/core";
+import { writeCodes } from "@lowbit/core";
 import type { Layout } from "./config.ts";
 
 /** In a gemm word, nibble i holds this of eight neighbouring outputs. */
@@ -65,29 +65,44 @@ export function writeZero(
   zeros[at] = zeros[at]! | (zero << (4 * (layout === "gemm" ? gemmNibble[n & 7]! : g & 7)));
 }
 
-/** The codes of output n. */
-export function readRow(
+/** Outputs that are read at a time: those that share words. */
+export const panelRows: Readonly<Record<Layout, number>> = { gemm: 8, gemv: 1, gemv_fast: 4 };
+
+/** The codes of `panelRows` outputs from `first` on, each as a stream of columns / 8 words. */
+export function readPanel(
   layout: Layout,
   { out, columns }: Outline,
   words: Uint32Array,
-  n: number,
-  codes: Uint8Array,
+  first: number,
+  panel: Uint32Array,
 ): void {
+  const width = columns / 8;
   if (layout === "gemv") {
-    readCodes(words, { bits: 4, at: (n * columns) / 8 }, codes);
+    panel.set(words.subarray(first * width, (first + 1) * width));
   } else if (layout === "gemm") {
     const stride = out / 8;
-    const shift = 4 * gemmNibble[n & 7]!;
-    for (let k = 0, at = n >> 3; k < columns; k++, at += stride) codes[k] = (words[at]! >>> shift) & 15;
+    for (let w = 0, from = first / 8; w < width; w++, from += 8 * stride) {
+      for (let n = 0; n < 8; n++) {
+        const shift = 4 * gemmNibble[n]!;
+        let word = 0;
+        for (let i = 0, at = from; i < 8; i++, at += stride) word |= ((words[at]! >>> shift) & 15) << (4 * i);
+        panel[n * width + w] = word;
+      }
+    }
   } else {
-    for (let k = 0; k < columns; k++) {
-      const position = fastPosition(n, k, columns);
-      codes[k] = (words[position >> 3]! >>> (4 * (position & 7))) & 15;
+    panel.fill(0);
+    for (let n = 0; n < 4; n++) {
+      for (let k = 0; k < columns; k++) {
+        const position = fastPosition(first + n, k, columns);
+        const code = (words[position >> 3]! >>> (4 * (position & 7))) & 15;
+        const at = n * width + (k >> 3);
+        panel[at] = panel[at]! | (code << (4 * (k & 7)));
+      }
     }
   }
 }
 
-/** The inverse; `words` begin as zeros. */
+/** The inverse, of one output; `words` begin as zeros. */
 export function writeRow(
   layout: Layout,
   { out, columns }: Outline,

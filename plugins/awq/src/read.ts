@@ -15,7 +15,7 @@ import {
   wordsFrom,
 } from "@lowbit/core";
 import { type AwqConfig, awqConfig, awqError } from "./config.ts";
-import { type Outline, readRow, readZero, scaleAt, shapesOf, zeroWords } from "./layout.ts";
+import { type Outline, panelRows, readPanel, readZero, scaleAt, shapesOf, zeroWords } from "./layout.ts";
 
 /** The declared method decides; without one, the names and shapes of tensors. */
 export function detectAwq(checkpoint: PackedCheckpoint): number {
@@ -99,17 +99,20 @@ async function readModule(
   const words = wordsFrom(qweight);
   const { out, columns, groups } = outline;
   const builder = buildGrid(out, columns, shape);
-  const codes = new Uint8Array(columns);
+  const height = panelRows[layout];
+  const width = columns / 8;
+  const panel = new Uint32Array(height * width);
   const rowScales = new Uint32Array(groups);
   const rowZeros = new Uint32Array(groups);
   for (let n = 0; n < out; n++) {
-    readRow(layout, outline, words, n, codes);
+    const row = n % height;
+    if (row === 0) readPanel(layout, outline, words, n, panel);
     for (let g = 0; g < groups; g++) {
       const at = scaleAt(layout, outline, n, g);
       rowScales[g] = scales[at]!;
       rowZeros[g] = fast ? zeros[at]! : readZero(layout, outline, zeros as Uint32Array, n, g);
     }
-    builder.row(n, codes, rowScales, rowZeros);
+    builder.stream(n, panel.subarray(row * width, (row + 1) * width), rowScales, rowZeros);
   }
   return { segments: builder.segments };
 }

@@ -1,6 +1,5 @@
-import type { JsonValue } from "@lowbit/core";
+import { compilePattern, type JsonValue } from "@lowbit/core";
 import { fail, invalid, type Metadata, member } from "./modules.ts";
-import { compilePattern } from "./pattern.ts";
 
 /** How the weights of one config group are quantized. */
 export interface Scheme {

@@ -2,12 +2,15 @@ import {
   bitsToFloat,
   e4m3ToFloat,
   floatToBits,
+  type ModuleTensors,
+  type OpenModule,
   type QuantType,
   type SafetensorsTensor,
   type ScaleFormat,
+  type ShapePattern,
 } from "@lowbit/core";
 import { finitePowers } from "./fp8.ts";
-import { fail, type OpenModule, type Shape, type Site } from "./modules.ts";
+import { fail, unread } from "./modules.ts";
 
 /** E2M1, doubled: scales are halved in turn, as in ggml. */
 const levels = [0, 1, 2, 3, 4, 6, 8, 12, 0, -1, -2, -3, -4, -6, -8, -12];
@@ -76,7 +79,7 @@ export interface Fp4Scheme {
  * 4-bit floats in groups. Where the global scale divides, each group's quotient is kept as f32: w = code · f32(scale / global) cannot
  * be had from the 8-bit scale and one factor to the last bit.
  */
-export function openFp4(site: Site, scheme: Fp4Scheme): OpenModule {
+export function openFp4(site: ModuleTensors, scheme: Fp4Scheme): OpenModule {
   const { group, global, stacked } = scheme;
   if (group < 4 || group > 256 || group % 4 !== 0) {
     throw fail("unsupported-group", `${site.where}: groups of ${group} are not possible`, "type-unsupported");
@@ -132,7 +135,7 @@ export function openFp4(site: Site, scheme: Fp4Scheme): OpenModule {
         ...(by !== undefined && table && { provenance: { "compressed-tensors": { globalScale: by } } }),
       };
     },
-    scheme.bias,
+    { unread, ...(scheme.bias !== undefined && { bias: scheme.bias }) },
   );
 }
 
@@ -187,17 +190,17 @@ export function swapNibbles(
 }
 
 function needNamed(
-  site: Site,
+  site: ModuleTensors,
   name: string,
-  dtypes: Parameters<Site["named"]>[1],
-  shape: Shape,
+  dtypes: Parameters<ModuleTensors["named"]>[1],
+  shape: ShapePattern,
 ): SafetensorsTensor {
   const tensor = site.named(name, dtypes, shape);
   if (tensor) return tensor;
   throw fail("missing-tensor", `${site.where} has no tensor ${name}`);
 }
 
-function globalScale(site: Site, bytes: Uint8Array): number {
+function globalScale(site: ModuleTensors, bytes: Uint8Array): number {
   const value = bitsToFloat(new DataView(bytes.buffer, bytes.byteOffset).getUint32(0, true));
   if (Number.isFinite(value) && value > 0) return value;
   throw fail("non-finite-scale", `${site.where}: its global scale is ${value}`);
@@ -208,7 +211,7 @@ export function quotients(by: number): Float32Array {
   return Float32Array.from({ length: 127 }, (_, code) => e4m3ToFloat(code) / by);
 }
 
-function positiveScales(site: Site, bytes: Uint8Array): Uint8Array {
+function positiveScales(site: ModuleTensors, bytes: Uint8Array): Uint8Array {
   const bad = bytes.findIndex((byte) => byte >= 127);
   if (bad < 0) return bytes;
   throw fail("non-finite-scale", `${site.where}: scale ${bad} is ${e4m3ToFloat(bytes[bad]!)}`);

@@ -3,21 +3,17 @@ import {
   denseType,
   e4m3ToFloat,
   e5m2ToFloat,
+  floatDtypes,
+  floatFormats,
+  type ModuleTensors,
+  type OpenModule,
   type QuantType,
   type SafetensorsDtype,
   type SafetensorsTensor,
   type ScaleFormat,
   type WeightSegment,
 } from "@lowbit/core";
-import {
-  denseFormats,
-  fail,
-  finiteBits,
-  finiteFloats,
-  floatDtypes,
-  type OpenModule,
-  type Site,
-} from "./modules.ts";
+import { fail, finiteFloats, unread } from "./modules.ts";
 
 export type Float8 = "f8-e4m3" | "f8-e5m2";
 
@@ -76,7 +72,7 @@ export interface Float8Scheme {
  * with row scales; of blocks each row repeats the scale.
  */
 export function openFloat8(
-  site: Site,
+  site: ModuleTensors,
   { scale: part, strategy, format: declared }: Float8Scheme,
 ): OpenModule {
   const weight = site.need("weight", ["F8_E4M3", "F8_E5M2"], [undefined, undefined]);
@@ -95,20 +91,23 @@ export function openFloat8(
     throw fail("shape-mismatch", `${site.where}: ${part} is [${shape.join(", ")}], expected ${expected}`);
   }
   const outline = { type: float8Types[format], from: 0, to: columns };
-  return site.open({ out: rows, in: columns, segments: [outline] }, async (signal) => {
-    const [codes, scales] = await Promise.all([
-      site.checkpoint.read(weight, signal),
-      site.checkpoint.read(scale, signal),
-    ]);
-    checkFinite(site, codes, format);
-    const values = finiteFloats(site.where, scale, scales);
-    const rowScale = values.length === rows ? values : new Float32Array(rows).fill(values[0]!);
-    return { segments: [{ ...outline, blocks: codes }], rowScale };
-  });
+  return site.open(
+    { out: rows, in: columns, segments: [outline] },
+    async (signal) => {
+      const [codes, values] = await Promise.all([
+        site.checkpoint.read(weight, signal),
+        finiteFloats(site, scale, signal),
+      ]);
+      checkFinite(site, codes, format);
+      const rowScale = values.length === rows ? values : new Float32Array(rows).fill(values[0]!);
+      return { segments: [{ ...outline, blocks: codes }], rowScale };
+    },
+    { unread },
+  );
 }
 
 function openBlocks(
-  site: Site,
+  site: ModuleTensors,
   weight: SafetensorsTensor,
   part: string,
   [high, wide]: readonly [number, number],
@@ -120,7 +119,7 @@ function openBlocks(
   const powers = ["U8", "F8_E8M0"] as const;
   const scale = site.need(part, [...floatDtypes, ...powers], shape);
   const isPower = powers.some((dtype) => dtype === scale.dtype);
-  const scaleFormat = isPower ? "e8m0-half" : denseFormats[scale.dtype as keyof typeof denseFormats];
+  const scaleFormat = isPower ? "e8m0-half" : floatFormats[scale.dtype as keyof typeof floatFormats];
   const whole = Math.floor(columns / wide) * wide;
   const spans = [
     { from: 0, to: whole, width: wide },
@@ -131,34 +130,39 @@ function openBlocks(
     from,
     to,
   }));
-  return site.open({ out: rows, in: columns, segments }, async (signal) => {
-    const [codes, bytes] = await Promise.all([
-      site.checkpoint.read(weight, signal),
-      site.checkpoint.read(scale, signal),
-    ]);
-    checkFinite(site, codes, format);
-    const scales = isPower ? finitePowers(site, bytes) : finiteBits(site.where, scale, bytes);
-    const head = scaleBytes[scaleFormat];
-    return {
-      segments: segments.map(({ type, from, to }): WeightSegment => {
-        const blocks = new Uint8Array(rows * ((to - from) / type.block) * type.bytes);
-        for (let n = 0, at = 0; n < rows; n++) {
-          const first = Math.floor(n / high) * across;
-          for (let k = from; k < to; k += type.block, at += type.bytes) {
-            const bits = scales[first + Math.floor(k / wide)]!;
-            for (let i = 0, value = bits; i < head; i++, value >>>= 8) blocks[at + i] = value;
-            const source = n * columns + k;
-            blocks.set(codes.subarray(source, source + type.block), at + head);
+  return site.open(
+    { out: rows, in: columns, segments },
+    async (signal) => {
+      const [codes, scales] = await Promise.all([
+        site.checkpoint.read(weight, signal),
+        isPower
+          ? site.checkpoint.read(scale, signal).then((bytes) => finitePowers(site, bytes))
+          : site.scaleBits(scale, signal),
+      ]);
+      checkFinite(site, codes, format);
+      const head = scaleBytes[scaleFormat];
+      return {
+        segments: segments.map(({ type, from, to }): WeightSegment => {
+          const blocks = new Uint8Array(rows * ((to - from) / type.block) * type.bytes);
+          for (let n = 0, at = 0; n < rows; n++) {
+            const first = Math.floor(n / high) * across;
+            for (let k = from; k < to; k += type.block, at += type.bytes) {
+              const bits = scales[first + Math.floor(k / wide)]!;
+              for (let i = 0, value = bits; i < head; i++, value >>>= 8) blocks[at + i] = value;
+              const source = n * columns + k;
+              blocks.set(codes.subarray(source, source + type.block), at + head);
+            }
           }
-        }
-        return { type, from, to, blocks };
-      }),
-    };
-  });
+          return { type, from, to, blocks };
+        }),
+      };
+    },
+    { unread },
+  );
 }
 
 /** Exponents of two, biased by 127; 255 is no number. */
-export function finitePowers(site: Site, bytes: Uint8Array): Uint8Array {
+export function finitePowers(site: ModuleTensors, bytes: Uint8Array): Uint8Array {
   const bad = bytes.indexOf(255);
   if (bad < 0) return bytes;
   throw fail("non-finite-scale", `${site.where}: scale ${bad} is not a number`);
@@ -172,7 +176,7 @@ function blockOf(width: number): number {
 }
 
 /** Codes that stand for no number would make every product NaN. */
-function checkFinite(site: Site, codes: Uint8Array, format: Float8): void {
+function checkFinite(site: ModuleTensors, codes: Uint8Array, format: Float8): void {
   const limit = format === "f8-e4m3" ? 0x7f : 0x7c;
   for (let i = 0; i < codes.length; i++) {
     if ((codes[i]! & 0x7f) >= limit) {

@@ -1,21 +1,16 @@
 import {
   buildGrid,
-  type GridBuilder,
+  floatDtypes,
+  floatFormats,
   type GridShape,
+  type ModuleTensors,
+  type OpenModule,
   readCodes,
   type SafetensorsTensor,
   wordsFrom,
   wordsOf,
 } from "@lowbit/core";
-import {
-  denseFormats,
-  fail,
-  finiteBits,
-  floatDtypes,
-  invalid,
-  type OpenModule,
-  type Site,
-} from "./modules.ts";
+import { fail, invalid, unread } from "./modules.ts";
 
 export interface IntegerScheme {
   readonly bits: number;
@@ -37,7 +32,7 @@ interface Scales {
 
 /** pack-quantized: codes in 32-bit words. Reads `weight_shape`, as words and groups do not tell where rows end. */
 export async function openPacked(
-  site: Site,
+  site: ModuleTensors,
   scheme: IntegerScheme,
   signal?: AbortSignal,
 ): Promise<OpenModule> {
@@ -76,37 +71,42 @@ export async function openPacked(
   const zeros = needZeros(site, scheme, rows, scales.groups, layout);
   const order = site.maybe("weight_g_idx", ["I32", "I64"], [columns]);
   const grid = gridOf(scheme, scales, columns);
-  return site.open(outline(rows, columns, grid), async (signal) => {
-    const [codes, scale, zero, index] = await Promise.all([
-      site.checkpoint.read(packed, signal),
-      site.checkpoint.read(scales.tensor, signal),
-      zeros && site.checkpoint.read(zeros, signal),
-      order && sizes(site, order, signal),
-    ]);
-    const permute = index && sortByGroup(site, index, grid.group, scales.groups);
-    const { groups } = scales;
-    const scaleBits = rowsOfScales(finiteBits(site.where, scales.tensor, scale), rows * groups);
-    const zeroCodes = zeros && zero && unpackZeros(site, scheme, zero, zeros, rows, groups, layout);
-    const builder = buildGrid(rows, columns, grid);
-    if (!permute && layout === "dense" && aligned(builder, bits)) {
-      copyCodes(builder, codes, rows, bits, scaleBits, zeroCodes);
-      return { segments: builder.segments };
-    }
-    const stream = wordsFrom(codes);
-    const row = new Uint8Array(columns);
-    const sorted = permute ? new Uint8Array(columns) : row;
-    for (let n = 0; n < rows; n++) {
-      unpack(stream, bits, n * words, 1, layout, row);
-      if (permute) for (let j = 0; j < columns; j++) sorted[j] = row[permute[j]!]!;
-      const at = n * groups;
-      builder.row(n, sorted, scaleBits.subarray(at, at + groups), zeroCodes?.subarray(at, at + groups));
-    }
-    return { segments: builder.segments, ...(permute && { permute }) };
-  });
+  return site.open(
+    outline(rows, columns, grid),
+    async (signal) => {
+      const [codes, scale, zero, index] = await Promise.all([
+        site.checkpoint.read(packed, signal),
+        site.scaleBits(scales.tensor, signal),
+        zeros && site.checkpoint.read(zeros, signal),
+        order && sizes(site, order, signal),
+      ]);
+      const permute = index && sortByGroup(site, index, grid.group, scales.groups);
+      const { groups } = scales;
+      const scaleBits = rowsOfScales(scale, rows * groups);
+      const zeroCodes = zeros && zero && unpackZeros(site, scheme, zero, zeros, rows, groups, layout);
+      const builder = buildGrid(rows, columns, grid);
+      const stream = wordsFrom(codes);
+      const row = new Uint8Array(columns);
+      const sorted = permute ? new Uint8Array(columns) : row;
+      for (let n = 0, at = 0; n < rows; n++, at += groups) {
+        const rowScales = scaleBits.subarray(at, at + groups);
+        const rowZeros = zeroCodes?.subarray(at, at + groups);
+        if (!permute && layout === "dense") {
+          builder.stream(n, stream.subarray(n * words, (n + 1) * words), rowScales, rowZeros);
+          continue;
+        }
+        unpack(stream, bits, n * words, 1, layout, row);
+        if (permute) for (let j = 0; j < columns; j++) sorted[j] = row[permute[j]!]!;
+        builder.row(n, sorted, rowScales, rowZeros);
+      }
+      return { segments: builder.segments, ...(permute && { permute }) };
+    },
+    { unread },
+  );
 }
 
 /** int-quantized: a signed byte for each code. */
-export function openBytes(site: Site, scheme: IntegerScheme): OpenModule {
+export function openBytes(site: ModuleTensors, scheme: IntegerScheme): OpenModule {
   const { bits } = scheme;
   if (bits < 2 || bits > 8) {
     throw fail(
@@ -122,34 +122,38 @@ export function openBytes(site: Site, scheme: IntegerScheme): OpenModule {
   checkGroups(site, scheme, scales, columns);
   const zeros = needZeros(site, scheme, rows, groups, "dense");
   const grid = gridOf(scheme, scales, columns);
-  return site.open(outline(rows, columns, grid), async (signal) => {
-    const [bytes, scale, zero] = await Promise.all([
-      site.checkpoint.read(weight, signal),
-      site.checkpoint.read(scales.tensor, signal),
-      zeros && site.checkpoint.read(zeros, signal),
-    ]);
-    const scaleBits = rowsOfScales(finiteBits(site.where, scales.tensor, scale), rows * groups);
-    const zeroCodes = zeros && zero && unpackZeros(site, scheme, zero, zeros, rows, groups, "dense");
-    const builder = buildGrid(rows, columns, grid);
-    const row = new Uint8Array(columns);
-    const middle = 2 ** (bits - 1);
-    for (let n = 0; n < rows; n++) {
-      for (let k = 0, at = n * columns; k < columns; k++, at++) row[k] = bytes[at]! + middle;
-      // Bytes outside −middle … middle − 1 come out above the largest code.
-      if (bits < 8 && row.some((code) => code >= 2 * middle)) {
-        throw fail("invalid-value", `${site.where}: row ${n} has a value outside ${bits} bits`);
+  return site.open(
+    outline(rows, columns, grid),
+    async (signal) => {
+      const [bytes, scale, zero] = await Promise.all([
+        site.checkpoint.read(weight, signal),
+        site.scaleBits(scales.tensor, signal),
+        zeros && site.checkpoint.read(zeros, signal),
+      ]);
+      const scaleBits = rowsOfScales(scale, rows * groups);
+      const zeroCodes = zeros && zero && unpackZeros(site, scheme, zero, zeros, rows, groups, "dense");
+      const builder = buildGrid(rows, columns, grid);
+      const row = new Uint8Array(columns);
+      const middle = 2 ** (bits - 1);
+      for (let n = 0; n < rows; n++) {
+        for (let k = 0, at = n * columns; k < columns; k++, at++) row[k] = bytes[at]! + middle;
+        // Bytes outside −middle … middle − 1 come out above the largest code.
+        if (bits < 8 && row.some((code) => code >= 2 * middle)) {
+          throw fail("invalid-value", `${site.where}: row ${n} has a value outside ${bits} bits`);
+        }
+        builder.row(n, row, scaleBits.subarray(n * groups), zeroCodes?.subarray(n * groups));
       }
-      builder.row(n, row, scaleBits.subarray(n * groups), zeroCodes?.subarray(n * groups));
-    }
-    return { segments: builder.segments };
-  });
+      return { segments: builder.segments };
+    },
+    { unread },
+  );
 }
 
 function gridOf(scheme: IntegerScheme, { tensor }: Scales, columns: number): GridShape {
   return {
     bits: scheme.bits,
     group: Math.min(scheme.group ?? columns, columns),
-    scale: denseFormats[tensor.dtype as keyof typeof denseFormats],
+    scale: floatFormats[tensor.dtype as keyof typeof floatFormats],
     zero: scheme.symmetric ? 2 ** (scheme.bits - 1) : "integer",
   };
 }
@@ -163,7 +167,7 @@ function outline(
   return { out: rows, in: columns, segments };
 }
 
-function needScales(site: Site, { strategy }: IntegerScheme, rows: number): Scales {
+function needScales(site: ModuleTensors, { strategy }: IntegerScheme, rows: number): Scales {
   const tensor = site.need("weight_scale", floatDtypes);
   const { shape } = tensor;
   const [first, groups = 1] = shape;
@@ -174,7 +178,12 @@ function needScales(site: Site, { strategy }: IntegerScheme, rows: number): Scal
   throw fail("shape-mismatch", `${site.where}: weight_scale is [${shape.join(", ")}], expected ${expected}`);
 }
 
-function checkGroups(site: Site, { group }: IntegerScheme, { groups }: Scales, columns: number): void {
+function checkGroups(
+  site: ModuleTensors,
+  { group }: IntegerScheme,
+  { groups }: Scales,
+  columns: number,
+): void {
   const expected = group === undefined ? 1 : Math.ceil(columns / group);
   if (groups === expected) return;
   throw fail(
@@ -185,7 +194,7 @@ function checkGroups(site: Site, { group }: IntegerScheme, { groups }: Scales, c
 
 /** Packed along the outputs; signed bytes in files of some releases and beside plain codes. */
 function needZeros(
-  site: Site,
+  site: ModuleTensors,
   { symmetric, bits }: IntegerScheme,
   rows: number,
   groups: number,
@@ -209,7 +218,7 @@ function needZeros(
 
 /** Zero points as unsigned codes, row by row; undefined for a symmetric weight, of which all are zero. */
 function unpackZeros(
-  site: Site,
+  site: ModuleTensors,
   { bits, symmetric }: IntegerScheme,
   bytes: Uint8Array,
   { dtype }: SafetensorsTensor,
@@ -269,7 +278,7 @@ function rowsOfScales<T extends Uint16Array | Uint32Array>(bits: T, count: numbe
 
 /** Columns ordered by group, stably; undefined where that is their order, or −1 says that there are no indices. */
 function sortByGroup(
-  site: Site,
+  site: ModuleTensors,
   index: readonly number[],
   group: number,
   groups: number,
@@ -292,47 +301,15 @@ function sortByGroup(
   return sorted ? undefined : order;
 }
 
-async function sizes(site: Site, tensor: SafetensorsTensor, signal?: AbortSignal): Promise<number[]> {
+async function sizes(
+  site: ModuleTensors,
+  tensor: SafetensorsTensor,
+  signal?: AbortSignal,
+): Promise<number[]> {
   const bytes = await site.checkpoint.read(tensor, signal);
   const view = new DataView(bytes.buffer, bytes.byteOffset, bytes.byteLength);
   const count = tensor.shape[0]!;
   return Array.from({ length: count }, (_, i) =>
     tensor.dtype === "I64" ? Number(view.getBigInt64(i * 8, true)) : view.getInt32(i * 4, true),
   );
-}
-
-/** Do blocks begin and end at bytes of the file's rows? Then their codes are the same bytes. */
-function aligned({ segments }: GridBuilder, bits: number): boolean {
-  return segments.every(({ type, from }) => (type.block * bits) % 8 === 0 && (from * bits) % 8 === 0);
-}
-
-function copyCodes(
-  { segments, groups }: GridBuilder,
-  packed: Uint8Array,
-  rows: number,
-  bits: number,
-  scales: Uint16Array | Uint32Array,
-  zeros: Uint8Array | undefined,
-): void {
-  const rowBytes = packed.length / rows;
-  const scaleBytes = scales.BYTES_PER_ELEMENT;
-  const head = scaleBytes + (zeros ? 1 : 0);
-  let before = 0;
-  for (const { type, from, to, blocks } of segments) {
-    const count = (to - from) / type.block;
-    const codeBytes = type.bytes - head;
-    // A group is a whole number of blocks; a short last group is a segment of its own.
-    const spans = segments.length === 1 ? groups : before === 0 ? groups - 1 : 1;
-    const per = count / spans;
-    for (let n = 0, at = 0; n < rows; n++) {
-      let source = n * rowBytes + (from * bits) / 8;
-      for (let k = 0; k < count; k++, at += type.bytes, source += codeBytes) {
-        const g = n * groups + before + Math.floor(k / per);
-        for (let i = 0, value = scales[g]!; i < scaleBytes; i++, value >>>= 8) blocks[at + i] = value;
-        if (zeros) blocks[at + scaleBytes] = zeros[g]!;
-        blocks.set(packed.subarray(source, source + codeBytes), at + head);
-      }
-    }
-    before += spans;
-  }
 }

@@ -1,19 +1,19 @@
-import type { JsonValue, PackedCheckpoint, PackedModules, Packing } from "@lowbit/core";
+import {
+  declaredMethod,
+  type JsonValue,
+  type ModuleTensors,
+  modulesWith,
+  type OpenModule,
+  openModules,
+  type PackedCheckpoint,
+  type PackedModules,
+  type Packing,
+} from "@lowbit/core";
 import { readBlock, readConfiguration, type Scheme } from "./config.ts";
 import { type Fp4Scheme, openFp4 } from "./fp4.ts";
 import { type Float8, openFloat8 } from "./fp8.ts";
 import { type IntegerScheme, openBytes, openPacked } from "./integers.ts";
-import {
-  declaredMethod,
-  fail,
-  invalid,
-  type Metadata,
-  member,
-  modulesWith,
-  type OpenModule,
-  openModules,
-  type Site,
-} from "./modules.ts";
+import { fail, invalid, type Metadata, member, packingName } from "./modules.ts";
 import { compressedTensorsWriter } from "./write.ts";
 
 /** Sure by the declared method, half sure by a tensor's name; 0 where another method is declared. */
@@ -38,14 +38,18 @@ export const compressedTensorsPacking: Packing = {
     const { metadata } = config;
     const ignored = names.filter((name) => config.ignored(name)).length;
     if (ignored > 0) metadata.set("packed though on the list of ignored modules", ignored);
-    const open = (site: Site, signal?: AbortSignal) =>
+    const open = (site: ModuleTensors, signal?: AbortSignal) =>
       openCompressed(site, config.schemeOf(site.module), signal);
-    return openModules(checkpoint, names, metadata, open, signal);
+    return openModules(checkpoint, packingName, names, metadata, open, signal);
   },
   writer: compressedTensorsWriter,
 };
 
-function openCompressed(site: Site, scheme: Scheme, signal?: AbortSignal): OpenModule | Promise<OpenModule> {
+function openCompressed(
+  site: ModuleTensors,
+  scheme: Scheme,
+  signal?: AbortSignal,
+): OpenModule | Promise<OpenModule> {
   const { type, bits, strategy, format, group, block } = scheme;
   const packed = site.has("weight_packed");
   const kind = `${type}${type === "float" ? bits : ""}${packed ? " packed" : ""}`;
@@ -115,7 +119,7 @@ export const modeloptPacking: Packing = {
     if (member(config, "kv_cache_quant_algo") !== undefined) {
       metadata.set("cache", "declared as quantized; kept in the engine's own type");
     }
-    const open = (site: Site): OpenModule => {
+    const open = (site: ModuleTensors): OpenModule => {
       if (site.checkpoint.tensors.has(`${site.module}.pre_quant_scale`)) {
         const what = `${site.where} scales its inputs (pre_quant_scale), which is not read`;
         throw fail("unsupported-variant", what, "format-unsupported");
@@ -133,7 +137,14 @@ export const modeloptPacking: Packing = {
       };
       return openFp4(site, scheme);
     };
-    return openModules(checkpoint, modulesWith(checkpoint, ".weight_scale"), metadata, open, signal);
+    return openModules(
+      checkpoint,
+      packingName,
+      modulesWith(checkpoint, ".weight_scale"),
+      metadata,
+      open,
+      signal,
+    );
   },
 };
 
@@ -153,14 +164,14 @@ export const fp8Packing: Packing = {
     const metadata: Metadata = new Map([
       ["scales", block ? `blocks of ${block.join(" × ")}` : "tensor or row"],
     ]);
-    const open = (site: Site): OpenModule => {
+    const open = (site: ModuleTensors): OpenModule => {
       const scale = fp8Scales.find((part) => site.has(part))!;
       // Modules smaller than a block have one scale, as they would anyway.
       const strategy = scale === "weight_scale_inv" && block ? block : "any";
       return openFloat8(site, { scale, strategy, ...(format && { format }) });
     };
     const names = modulesWith(checkpoint, ...fp8Scales.map((part) => `.${part}`));
-    return openModules(checkpoint, names, metadata, open, signal);
+    return openModules(checkpoint, packingName, names, metadata, open, signal);
   },
 };
 
@@ -176,7 +187,7 @@ export const mxfp4Packing: Packing = {
   name: "mxfp4",
   detect: (checkpoint) => sure(checkpoint, ["mxfp4"], (name) => /[._]blocks$/.test(name)),
   open(checkpoint, signal): Promise<PackedModules> {
-    const open = (site: Site): OpenModule => {
+    const open = (site: ModuleTensors): OpenModule => {
       const joint = checkpoint.tensors.has(`${site.module}_blocks`) ? "_" : ".";
       const bias = joint === "_" ? `${site.module}_bias` : `${site.module.replace(/_weight$/, "")}_bias`;
       return openFp4(site, {
@@ -187,6 +198,13 @@ export const mxfp4Packing: Packing = {
         stacked: true,
       });
     };
-    return openModules(checkpoint, modulesWith(checkpoint, "_blocks", ".blocks"), new Map(), open, signal);
+    return openModules(
+      checkpoint,
+      packingName,
+      modulesWith(checkpoint, "_blocks", ".blocks"),
+      new Map(),
+      open,
+      signal,
+    );
   },
 };

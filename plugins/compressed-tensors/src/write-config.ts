@@ -1,39 +1,47 @@
-import type { PackedDescription, PlainJson } from "@lowbit/core";
+import type { PackedDescription, PackedTensor, PlainJson } from "@lowbit/core";
 
-type Arguments = { readonly [key: string]: PlainJson };
+export type Arguments = { readonly [key: string]: PlainJson };
 
-interface Group {
+/** What a config group says of its modules. */
+export type Scheme = {
   readonly format: string;
+  /** Over the defaults: symmetric, not dynamic, neither groups nor blocks. */
   readonly weights: Arguments;
+  /** null: inputs stay floats. */
   readonly activations: Arguments | null;
-  readonly modules: string[];
+};
+
+/** A weight as it would be written. */
+export interface WrittenForm {
+  readonly scheme: Scheme;
+  pack(module: string): PackedTensor[];
 }
 
-/**
- * The `quantization_config` for these modules. Of a description it reads the names of the types, and `in` and `permuted` where there.
- * Modules packed like most others are targeted as "Linear", the rest by name.
- */
+const defaults = { symmetric: true, dynamic: false, actorder: null, block_structure: null, group_size: null };
+
+/** Inputs that the reference's runtimes quantize as they come, each token by itself. */
+export const tokens: Arguments = { num_bits: 8, strategy: "token", dynamic: true, symmetric: true };
+
+/** The `quantization_config` for described modules. Those packed like most are targeted as "Linear", the rest by name. */
 export function describeSchemes(
   modules: ReadonlyMap<string, PackedDescription>,
   dense: readonly string[],
-  integers: "bytes" | "words",
 ): { readonly [key: string]: PlainJson } {
-  const groups = new Map<string, Group>();
-  for (const [name, description] of modules) {
-    const group = groupOf(description, integers);
-    const key = JSON.stringify(group);
+  const groups = new Map<string, { scheme: Scheme; names: string[] }>();
+  for (const [name, { scheme }] of modules) {
+    const key = JSON.stringify(scheme);
     const known = groups.get(key);
-    if (known) known.modules.push(name);
-    else groups.set(key, { ...group, modules: [name] });
+    if (known) known.names.push(name);
+    else groups.set(key, { scheme: scheme as Scheme, names: [name] });
   }
-  const sorted = [...groups.values()].sort((a, b) => b.modules.length - a.modules.length);
-  const formats = new Set(sorted.map(({ format }) => format));
+  const sorted = [...groups.values()].sort((a, b) => b.names.length - a.names.length);
+  const formats = new Set(sorted.map(({ scheme }) => scheme.format));
   const config_groups = Object.fromEntries(
-    sorted.map(({ format, weights, activations, modules }, i) => [
+    sorted.map(({ scheme: { format, weights, activations }, names }, i) => [
       `group_${i}`,
       {
-        targets: i === 0 ? ["Linear"] : modules,
-        weights,
+        targets: i === 0 ? ["Linear"] : names,
+        weights: { ...defaults, ...weights },
         input_activations: activations,
         output_activations: null,
         format,
@@ -42,56 +50,11 @@ export function describeSchemes(
   );
   return {
     quant_method: "compressed-tensors",
-    format: formats.size > 1 ? "mixed-precision" : (sorted[0]?.format ?? "dense"),
+    format: formats.size > 1 ? "mixed-precision" : (sorted[0]?.scheme.format ?? "dense"),
     quantization_status: "compressed",
     config_groups,
     ignore: dense.filter((name) => !/norm|embed/.test(name)),
     kv_cache_scheme: null,
     global_compression_ratio: null,
   };
-}
-
-function groupOf(description: PackedDescription, integers: "bytes" | "words"): Omit<Group, "modules"> {
-  const [type = ""] = description.types;
-  const common = { symmetric: true, dynamic: false, actorder: null, block_structure: null, group_size: null };
-  const tokens = { num_bits: 8, strategy: "token", dynamic: true, symmetric: true };
-  const grid = /^int(\d) g(\d+) \S+ (\S+)/.exec(type);
-  if (grid) {
-    const [, bits, group, zero] = grid;
-    // Without `in`, whole rows are groups as wide as they are, which is the same.
-    const isRow = Number(group) === description.in;
-    const weights = {
-      ...common,
-      num_bits: Number(bits),
-      type: "int",
-      symmetric: zero !== "z-integer",
-      strategy: isRow ? "channel" : "group",
-      group_size: isRow ? null : Number(group),
-      actorder: description.permuted === true ? "group" : null,
-    };
-    const isBytes = integers === "bytes";
-    const activations = isBytes && Number(bits) === 8 && isRow ? { ...tokens, type: "int" } : null;
-    return { format: isBytes ? "int-quantized" : "pack-quantized", weights, activations };
-  }
-  const float8 = { ...common, num_bits: 8, type: "float" };
-  if (type === "F8_E4M3") {
-    const activations = { ...tokens, type: "float" };
-    return { format: "float-quantized", weights: { ...float8, strategy: "channel" }, activations };
-  }
-  if (/^F8_E4M3 g\d+ e8m0/.test(type)) {
-    const weights = { ...float8, strategy: "group", group_size: 32 };
-    return { format: "mxfp8-quantized", weights, activations: null };
-  }
-  if (type.startsWith("F8_E4M3 ")) {
-    const weights = { ...float8, strategy: "block", block_structure: [128, 128] };
-    const activations = { ...tokens, type: "float", strategy: "group", group_size: 128 };
-    return { format: "float-quantized", weights, activations };
-  }
-  const float4 = { ...common, num_bits: 4, type: "float" };
-  if (type === "MXFP4") {
-    const weights = { ...float4, strategy: "group", group_size: 32 };
-    return { format: "mxfp4-pack-quantized", weights, activations: null };
-  }
-  const weights = { ...float4, strategy: "tensor_group", group_size: 16 };
-  return { format: "nvfp4-pack-quantized", weights, activations: null };
 }

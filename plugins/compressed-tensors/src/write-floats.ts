@@ -14,6 +14,7 @@ import {
 } from "@lowbit/core";
 import { fp4Type, quotients, swapNibbles } from "./fp4.ts";
 import { float8Types, scaledFloat8 } from "./fp8.ts";
+import { type Scheme, tokens, type WrittenForm } from "./write-config.ts";
 
 export const variants = [
   "pack-quantized",
@@ -23,14 +24,38 @@ export const variants = [
 ] as const;
 export type Variant = (typeof variants)[number];
 
-/** A weight of floats, and what it would be written as. */
-export interface FloatForm {
-  readonly variant: Variant | "nvfp4-pack-quantized" | "mxfp8-quantized";
-  pack(module: string): PackedTensor[];
-}
+const float8 = { num_bits: 8, type: "float" };
+const float4 = { num_bits: 4, type: "float" };
+const schemes = {
+  channel: {
+    format: "float-quantized",
+    weights: { ...float8, strategy: "channel" },
+    activations: { ...tokens, type: "float" },
+  },
+  block: {
+    format: "float-quantized",
+    weights: { ...float8, strategy: "block", block_structure: [128, 128] },
+    activations: { ...tokens, type: "float", strategy: "group", group_size: 128 },
+  },
+  mxfp8: {
+    format: "mxfp8-quantized",
+    weights: { ...float8, strategy: "group", group_size: 32 },
+    activations: null,
+  },
+  mxfp4: {
+    format: "mxfp4-pack-quantized",
+    weights: { ...float4, strategy: "group", group_size: 32 },
+    activations: null,
+  },
+  nvfp4: {
+    format: "nvfp4-pack-quantized",
+    weights: { ...float4, strategy: "tensor_group", group_size: 16 },
+    activations: null,
+  },
+} satisfies Record<string, Scheme>;
 
 /** Undefined for weights that compressed-tensors has no format for. */
-export function floatForm(weight: LinearWeight): FloatForm | undefined {
+export function floatForm(weight: LinearWeight): WrittenForm | undefined {
   const { segments, permute, rowScale, in: columns } = weight;
   const [segment, second] = segments;
   if (permute || !segment || segment.from !== 0 || segments.at(-1)?.to !== columns) return undefined;
@@ -40,15 +65,15 @@ export function floatForm(weight: LinearWeight): FloatForm | undefined {
   const block = blockForm(weight);
   if (block || second) return block;
   if (segment.type === fp4Type(32, columns, "e8m0-half")) {
-    return { variant: "mxfp4-pack-quantized", pack: (module) => packFp4(module, weight, 32, 1) };
+    return { scheme: schemes.mxfp4, pack: (module) => packFp4(module, weight, 32, 1) };
   }
   return nvForm(weight);
 }
 
-function channelForm(weight: LinearWeight, rowScale: Float32Array): FloatForm {
+function channelForm(weight: LinearWeight, rowScale: Float32Array): WrittenForm {
   const { out, in: columns, segments } = weight;
   return {
-    variant: "float-quantized",
+    scheme: schemes.channel,
     pack: (module) => [
       { name: `${module}.weight`, dtype: "F8_E4M3", shape: [out, columns], data: segments[0]!.blocks },
       { name: `${module}.weight_scale`, shape: [out, 1], ...shortest(rowScale) },
@@ -60,7 +85,7 @@ function channelForm(weight: LinearWeight, rowScale: Float32Array): FloatForm {
 const high = 128;
 
 /** Scales for blocks of 128 rows, or powers of two for each row's groups of 32 columns. */
-function blockForm(weight: LinearWeight): FloatForm | undefined {
+function blockForm(weight: LinearWeight): WrittenForm | undefined {
   const { out, in: columns, segments } = weight;
   for (const scale of ["f32", "bf16", "f16", "e8m0-half"] as const) {
     const wide = scale === "e8m0-half" ? 32 : high;
@@ -86,7 +111,7 @@ function blockForm(weight: LinearWeight): FloatForm | undefined {
     }
     const dtype = ({ f32: "F32", bf16: "BF16", f16: "F16", "e8m0-half": "U8" } as const)[scale];
     return {
-      variant: scale === "e8m0-half" ? "mxfp8-quantized" : "float-quantized",
+      scheme: scale === "e8m0-half" ? schemes.mxfp8 : schemes.block,
       pack: (module) => [
         { name: `${module}.weight`, dtype: "F8_E4M3", shape: [out, columns], data: codes },
         { name: `${module}.weight_scale`, dtype, shape: [Math.ceil(out / rows), across], data: scales },
@@ -98,7 +123,7 @@ function blockForm(weight: LinearWeight): FloatForm | undefined {
 }
 
 /** The quotients must be those of 8-bit scales by the global scale that a reader kept. */
-function nvForm(weight: LinearWeight): FloatForm | undefined {
+function nvForm(weight: LinearWeight): WrittenForm | undefined {
   const { in: columns, segments, provenance } = weight;
   const { type, blocks } = segments[0]!;
   const by = globalScale(provenance?.["compressed-tensors"]);
@@ -114,7 +139,7 @@ function nvForm(weight: LinearWeight): FloatForm | undefined {
     }
   }
   return {
-    variant: "nvfp4-pack-quantized",
+    scheme: schemes.nvfp4,
     pack: (module) => [
       ...packFp4(module, weight, 16, 4, Uint8Array.from(found)),
       { name: `${module}.weight_global_scale`, dtype: "F32", shape: [1], data: bytesOf(Float32Array.of(by)) },

@@ -1,20 +1,20 @@
 import {
   buildGrid,
   floatToBits,
-  type GridShape,
-  gridShapeOf,
   type IntegerGrid,
   integerGrid,
   type LinearShape,
   type LinearWeight,
   type PackedTensor,
   type PackingOptions,
+  regrid,
   roundHalfEven,
   roundToBf16,
   rowsOf,
   wordsOf,
   writeCodes,
 } from "@lowbit/core";
+import { tokens, type WrittenForm } from "./write-config.ts";
 import { biasTensor, bytesOf } from "./write-floats.ts";
 
 const dtypes = { f16: "F16", bf16: "BF16", f32: "F32" } as const;
@@ -30,35 +30,12 @@ export function holdIntegers(
   const grid = fittingGrid(weight, form);
   if (!grid) return undefined;
   const wantedGroup = groupSize === -1 ? weight.in : groupSize;
-  const middle = 2 ** (grid.bits - 1);
-  const isSymmetric = grid.zero === middle;
+  const isSymmetric = grid.zero === 2 ** (grid.bits - 1);
   const asWanted =
     grid.bits === (bits ?? grid.bits) &&
     grid.group === (wantedGroup ?? grid.group) &&
     isSymmetric === (symmetric ?? isSymmetric);
-  if (!asWanted) return undefined;
-  const order = orderWithinGroups(weight.permute, grid.group);
-  const own = weight.segments.every(({ type }) => {
-    const shape = gridShapeOf(type);
-    return shape !== undefined && (shape.zero === "integer" || shape.zero === middle);
-  });
-  if (own && !order) return weight;
-  const { scale, group } = grid;
-  const shape: GridShape = { bits: grid.bits, group, scale, zero: isSymmetric ? middle : "integer" };
-  const rows = rowsOf(weight);
-  const builder = buildGrid(rows, weight.in, shape);
-  const row = rowOf(grid, weight.in);
-  const sorted = new Uint8Array(weight.in);
-  for (let n = 0; n < rows; n++) {
-    grid.row(n, row.codes, row.scales, row.zeros);
-    for (let j = 0; j < sorted.length; j++) sorted[j] = row.codes[order ? order[j]! : j]!;
-    builder.row(n, sorted, row.scales, row.zeros);
-  }
-  const { provenance: _, permute: from, ...rest } = weight;
-  const permute = order && from ? order.map((j) => from[j]!) : from;
-  // Groups of consecutive inputs need no permutation.
-  const stays = permute?.some((input, j) => input !== j);
-  return { ...rest, segments: builder.segments, ...(permute && stays && { permute }) };
+  return asWanted ? regrid(weight, grid, isSymmetric ? grid.zero : "integer") : undefined;
 }
 
 /** A grid whose zero points fit its bits, and that groups whole rows evenly but for a short last group. */
@@ -86,24 +63,34 @@ function rowOf({ groups }: IntegerGrid, columns: number): GridRow {
   return { codes: new Uint8Array(columns), scales: new Uint32Array(groups), zeros: new Uint8Array(groups) };
 }
 
-/** Positions in order of their inputs inside of each group, as a reader sorts them; undefined where that is how they are. */
-function orderWithinGroups(permute: Int32Array | undefined, group: number): Int32Array | undefined {
-  if (!permute) return undefined;
-  const order = Int32Array.from(permute.keys());
-  for (let from = 0; from < order.length; from += group) {
-    order.subarray(from, from + group).sort((a, b) => permute[a]! - permute[b]!);
-  }
-  return order.every((j, at) => j === at) ? undefined : order;
-}
-
-/** The tensors of an integer grid: pack-quantized, or int-quantized. Undefined for other weights. */
-export function packIntegers(
-  module: string,
-  weight: LinearWeight,
-  form: "bytes" | "words",
-): PackedTensor[] | undefined {
+/** An integer grid as pack-quantized or int-quantized; undefined for other weights. */
+export function integerForm(weight: LinearWeight, form: "bytes" | "words"): WrittenForm | undefined {
   const grid = fittingGrid(weight, form);
   if (!grid) return undefined;
+  const isRow = grid.group === weight.in;
+  const symmetric = grid.zero === 2 ** (grid.bits - 1);
+  const weights = {
+    num_bits: grid.bits,
+    type: "int",
+    symmetric,
+    strategy: isRow ? "channel" : "group",
+    group_size: isRow ? null : grid.group,
+    actorder: weight.permute ? "group" : null,
+  };
+  const format = form === "words" ? "pack-quantized" : "int-quantized";
+  const runs = form === "bytes" && grid.bits === 8 && isRow && symmetric;
+  return {
+    scheme: { format, weights, activations: runs ? { ...tokens, type: "int" } : null },
+    pack: (module) => packGrid(module, weight, grid, form),
+  };
+}
+
+function packGrid(
+  module: string,
+  weight: LinearWeight,
+  grid: IntegerGrid,
+  form: "bytes" | "words",
+): PackedTensor[] {
   const { bits, groups } = grid;
   const { out, in: columns, permute } = weight;
   const middle = 2 ** (bits - 1);

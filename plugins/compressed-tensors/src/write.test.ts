@@ -34,15 +34,12 @@ const byName = (tensors: readonly PackedTensor[]) =>
 /** What a reader makes of a written weight, by the configuration that its writer makes. */
 async function readBack(weight: LinearWeight, options: PackingOptions = {}): Promise<LinearWeight> {
   const writer = packing.writer!(options);
-  const types = weight.segments.map(({ type }) => type.name);
-  const description = {
-    role: "layers.0.attn.q",
-    types,
-    in: weight.in,
-    permuted: weight.permute !== undefined,
-  };
+  const description = { role: "layers.0.attn.q", types: [], ...writer.describe!(weight) };
   const { quantization } = writer.configuration(new Map([["m", description]]), ["lm_head"]);
-  const modules = await packing.open(packedFrom(writer.pack("m", weight), quantization));
+  const tensors = writer.pack("m", weight);
+  const modules = await packing.open(packedFrom(tensors, quantization));
+  // Each tensor is the module's, once.
+  expect([...modules.describe("m")!.tensors].sort()).toEqual(tensors.map(({ name }) => name).sort());
   return modules.weight("m");
 }
 
@@ -235,14 +232,20 @@ describe("quantize", () => {
 describe("configuration", () => {
   it("targets most modules by class and the others by name", () => {
     const writer = packing.writer!({});
-    const one = (types: string[], more: { [key: string]: PlainJson } = {}) => ({ role: "r", types, ...more });
-    const modules = new Map([
-      ["a", one(["int4 g128 bf16 8"])],
-      ["b", one(["int4 g128 bf16 8"])],
-      ["c", one(["F8_E4M3"])],
-      ["d", one(["int8 g512 f16 z-integer"], { in: 512, permuted: true })],
-    ]);
-    const { quantization } = writer.configuration(modules, ["lm_head", "model.norm"]);
+    const quantized = (options: PackingOptions, columns = 256) =>
+      packing.writer!(options).quantize(numbers(columns, 1), { out: 1, in: columns, role: "x" })!;
+    const grid = buildGrid(1, 64, { bits: 8, group: 64, scale: "f16", zero: "integer" });
+    const permute = Int32Array.from({ length: 64 }, (_, j) => 63 - j);
+    const weights = {
+      a: quantized({}),
+      b: quantized({}, 512),
+      c: quantized({ variant: "float-quantized" }),
+      d: { out: 1, in: 64, segments: grid.segments, permute },
+    };
+    const described = Object.entries(weights).map(
+      ([name, weight]) => [name, { role: "x", types: [], ...writer.describe!(weight) }] as const,
+    );
+    const { quantization } = writer.configuration(new Map(described), ["lm_head", "model.norm"]);
     expect(quantization).toMatchObject({
       quant_method: "compressed-tensors",
       format: "mixed-precision",
@@ -264,6 +267,7 @@ describe("configuration", () => {
         },
       },
     });
+    expect(() => writer.pack("m", { ...weights.a, experts: 2 })).toThrow(/single matrix/);
   });
 });
 
@@ -284,7 +288,7 @@ describe("damage", () => {
       ...(variant === "pack-quantized" && { symmetric: false, bits: 3 }),
     });
     const weight = writer.quantize(numbers(16 * 256, 1), { out: 16, in: 256, role: "x" })!;
-    const description = { role: "x", types: weight.segments.map(({ type }) => type.name), in: 256 };
+    const description = { role: "x", types: [], ...writer.describe!(weight) };
     const { quantization } = writer.configuration(new Map([["m", description]]), ["lm_head"]);
     files.push([variant, [...writer.pack("m", weight)], quantization]);
   }

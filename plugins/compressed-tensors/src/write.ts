@@ -2,13 +2,12 @@ import {
   type LinearShape,
   type LinearWeight,
   LowbitError,
-  type PackedTensor,
   type PackingOptions,
   type PackingWriter,
 } from "@lowbit/core";
-import { describeSchemes } from "./write-config.ts";
+import { describeSchemes, type WrittenForm } from "./write-config.ts";
 import { floatForm, quantizeFloat8, quantizeMxfp4, type Variant, variants } from "./write-floats.ts";
-import { holdIntegers, packIntegers, quantizeIntegers } from "./write-integers.ts";
+import { holdIntegers, integerForm, quantizeIntegers } from "./write-integers.ts";
 
 /** Modules that stay plain: tables of embeddings, heads, and the small matrices that choose experts. */
 const plainRoles = /^(embed|head)|router$/;
@@ -32,15 +31,16 @@ export function compressedTensorsWriter(options: PackingOptions): PackingWriter 
         if (held) return held;
       }
       const form = floatForm(weight);
-      return form && (wanted === undefined || wanted === form.variant) ? weight : undefined;
+      return form && (wanted === undefined || wanted === form.scheme.format) ? weight : undefined;
     },
     quantize(values, shape) {
       if (plainRoles.test(shape.role)) return undefined;
       if (!values.every(Number.isFinite)) throw refuse(`${shape.role} has values that are not finite`);
       return quantize(values, shape, variant, options);
     },
-    pack: (module, weight) => pack(module, weight, integers),
-    configuration: (modules, dense) => ({ quantization: describeSchemes(modules, dense, integers) }),
+    pack: (module, weight) => formOf(weight, integers).pack(module),
+    describe: (weight) => ({ scheme: formOf(weight, integers).scheme }),
+    configuration: (modules, dense) => ({ quantization: describeSchemes(modules, dense) }),
   };
 }
 
@@ -76,12 +76,10 @@ function quantize(
   return quantizeIntegers(values, shape, { bits: bits ?? (bytes ? 8 : 4), group: own, symmetric });
 }
 
-function pack(module: string, weight: LinearWeight, integers: "bytes" | "words"): readonly PackedTensor[] {
-  if ((weight.experts ?? 1) === 1) {
-    const tensors = packIntegers(module, weight, integers) ?? floatForm(weight)?.pack(module);
-    if (tensors) return tensors;
-  }
-  throw refuse(`${module} is not a weight that it made or can hold`);
+function formOf(weight: LinearWeight, integers: "bytes" | "words"): WrittenForm {
+  const form = (weight.experts ?? 1) === 1 ? (integerForm(weight, integers) ?? floatForm(weight)) : undefined;
+  if (form) return form;
+  throw refuse("this is no single matrix that it made or can hold");
 }
 
 function refuse(what: string): LowbitError {

@@ -18,9 +18,9 @@ describeWithData("a whole model", [`golden/models/${name}`], () => {
 
   // The reference's 2e-3 is for any f32 implementation; ours adds up in f64. WASM rounds activations to 8 bits.
   test.each([
-    [reference(), 1e-5],
-    [wasm(), 0.05],
-  ] as const)("logits on $0.name", async (factory, bound) => {
+    ["reference", reference(), 1e-5],
+    ["WASM", wasm(), 0.05],
+  ] as const)("logits on %s", async (_, factory, bound) => {
     const [format] = safetensors().formats!;
     const files = trackedFiles(testData(`golden/models/${name}`) as string);
     const checkpoint = await format!.open(files, undefined, [exl2Packing]);

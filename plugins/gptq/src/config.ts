@@ -4,7 +4,7 @@ import { compilePattern, type JsonValue, type PackedCheckpoint, packingError } f
 export interface GptqConfig extends ModuleConfig {
   /** Stored zero points are one too small ("gptq"), or plain; "gptq_p" packs in planes, with plain zero points. */
   readonly format: "gptq" | "gptq_v2" | "gptq_p";
-  /** "lm_head" is quantized. */
+  /** "lm_head" is declared to be quantized. */
   readonly head: boolean;
   /** The first that matches a module's name wins; without settings it is not quantized. */
   readonly overrides: readonly {
@@ -138,7 +138,8 @@ function text(object: JsonObject, file: string, key: string): string | undefined
   throw gptqError("invalid-config", `${file}: ${key} is ${JSON.stringify(value)}, not a text`);
 }
 
-function refuseVariant(file: string, variant: string): never {
+/** Throws unsupported-variant. */
+export function refuseVariant(file: string, variant: string): never {
   throw packingError("gptq", "unsupported-variant", `${file}: ${variant} is not read`, "format-unsupported", {
     hint: "Use the model's checkpoint in the plain GPTQ layout, or convert it with the tool that repacked it.",
   });

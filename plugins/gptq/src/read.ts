@@ -1,8 +1,8 @@
 import {
   buildGrid,
   declaredMethod,
+  floatFormats,
   type GridShape,
-  gridType,
   type LinearWeight,
   type ModuleTensors,
   modulesWith,
@@ -12,11 +12,11 @@ import {
   type PackedModules,
   readCodes,
   type SafetensorsTensor,
-  type SegmentOutline,
 } from "@lowbit/core";
-import { type GptqConfig, gptqConfig, gptqError, type ModuleConfig, moduleConfig } from "./config.ts";
+import { type GptqConfig, gptqConfig, gptqError, moduleConfig, refuseVariant } from "./config.ts";
+import { permutation } from "./order.ts";
 import { readPlanes } from "./planes.ts";
-import { constantOf, decideVersion, readZeros, type Version } from "./zeros.ts";
+import { constantOf, readZeros, type ZeroPoints, zeroPointsOf } from "./zeros.ts";
 
 /** The declared method decides; without one, the names and shapes of tensors. */
 export function detectGptq(checkpoint: PackedCheckpoint): number {
@@ -31,154 +31,154 @@ export function detectGptq(checkpoint: PackedCheckpoint): number {
       return order.shape[0] === words ? 0.3 : quantizationFile === "quantize_config.json" ? 0.9 : 0.6;
     if (quantizationFile === "quantize_config.json") return 0.7;
   }
-  return [...modulesWith(checkpoint, ".B")].some((module) => tensors.has(`${module}.s`)) ? 0.5 : 0;
+  return repackedBy(checkpoint) ? 0.5 : 0;
 }
 
 /** Checks all shapes, and reads the zero points of a few modules to tell versions apart. */
 export async function openGptq(checkpoint: PackedCheckpoint, signal?: AbortSignal): Promise<PackedModules> {
+  const repacked = repackedBy(checkpoint);
+  if (repacked) refuseVariant(checkpoint.name, repacked);
   const config = gptqConfig(checkpoint);
   const names = [...modulesWith(checkpoint, ".qweight")];
-  const version = await decideVersion(checkpoint, config, names, signal);
+  const head = checkpoint.tensors.has("lm_head.qweight");
+  if (config.head && !head && checkpoint.tensors.has("lm_head.weight")) {
+    const what = `${checkpoint.name}: the configuration says that lm_head is quantized, but it is plain`;
+    throw gptqError("invalid-config", what);
+  }
+  const zeroPoints = await zeroPointsOf(checkpoint, config, names, signal);
   const metadata = new Map<string, string | number | boolean>([
     ["bits", config.bits],
     ["group size", config.group],
     ["symmetric", config.symmetric],
     ["act order", config.actOrder],
     ["layout", config.format],
-    ["zero points", version.text],
+    ["zero points", zeroPoints.text],
   ]);
   if (config.overrides.length > 0) metadata.set("overrides", config.overrides.length);
-  return openModules(
-    checkpoint,
-    "gptq",
-    names,
-    metadata,
-    (tensors) => openModule(tensors, config, version.version),
-    signal,
-  );
+  if (head) metadata.set("quantized head", true);
+  const open = (tensors: ModuleTensors): OpenModule => openModule(tensors, config, zeroPoints);
+  return openModules(checkpoint, "gptq", names, metadata, open, signal);
 }
 
-/** A module's tensors, checked. */
-interface Parts {
+/** Kernels whose own layouts the tensors show. */
+function repackedBy(checkpoint: PackedCheckpoint): string | undefined {
+  for (const module of modulesWith(checkpoint, ".B")) {
+    if (checkpoint.tensors.has(`${module}.s`)) return "marlin";
+    if (checkpoint.tensors.has(`${module}.s_channel`)) return "qqq";
+  }
+  return undefined;
+}
+
+/** A module, checked. */
+interface Module {
+  readonly out: number;
+  readonly columns: number;
+  readonly shape: GridShape;
+  readonly zeroPoints: ZeroPoints;
+  readonly planar: boolean;
   readonly qweight: SafetensorsTensor;
   readonly qzeros: SafetensorsTensor;
   readonly scales: SafetensorsTensor;
   readonly order: SafetensorsTensor | undefined;
 }
 
-function openModule(tensors: ModuleTensors, config: GptqConfig, version: Version): OpenModule {
-  const { module, where, checkpoint } = tensors;
-  const own = moduleConfig(config, module, checkpoint.name);
+function openModule(tensors: ModuleTensors, config: GptqConfig, zeroPoints: ZeroPoints): OpenModule {
+  const { where, checkpoint } = tensors;
+  const own = moduleConfig(config, tensors.module, checkpoint.name);
   if (!own) {
     throw gptqError("invalid-config", `${where} has quantized tensors, but the configuration excludes it`);
   }
   const { bits } = own;
+  const planar = config.format === "gptq_p";
   const qweight = tensors.need("qweight", ["I32", "U32"], [undefined, undefined]);
   const order = tensors.maybe("g_idx", ["I32"], [undefined]);
   const [words = 0, out = 0] = qweight.shape;
   const columns = (words * 32) / bits;
-  const shapes = `qweight [${qweight.shape.join(", ")}] of ${bits} bits`;
-  if (!Number.isInteger(columns) || (order && order.shape[0] !== columns)) {
-    const inputs = order ? `g_idx has ${order.shape[0]} inputs` : `${columns} inputs are no whole number`;
-    throw tensors.fail("shape-mismatch", `${where}: ${shapes} does not fit: ${inputs}`);
-  }
-  if ((out * bits) % 32 !== 0) {
-    throw tensors.fail("shape-mismatch", `${where}: ${out} outputs of ${bits} bits do not fill words`);
+  // Planes and codes of 3 bits come in words for 32 codes.
+  const unit = planar || 32 % bits !== 0 ? 32 : 32 / bits;
+  if (columns % unit !== 0 || out % unit !== 0 || (order && order.shape[0] !== columns)) {
+    const inputs = order ? `, g_idx [${order.shape[0]}]` : "";
+    const found = `qweight [${words}, ${out}]${inputs}`;
+    const what = `${where}: ${found} is not possible with ${bits} bits, inputs and outputs in multiples of ${unit}`;
+    throw tensors.fail("shape-mismatch", what);
   }
   const group = own.group === -1 ? columns : Math.min(own.group, columns);
   const groups = Math.ceil(columns / group);
   const qzeros = tensors.need("qzeros", ["I32", "U32"], [groups, (out * bits) / 32]);
   const scales = tensors.need("scales", ["F16", "BF16", "F32"], [groups, out]);
-  const zero = own.symmetric ? 2 ** (bits - 1) : ("integer" as const);
-  const shape: GridShape = { bits, group, scale: scaleFormat(scales), zero };
-  const parts: Parts = { qweight, qzeros, scales, order };
-  return tensors.open({ out, in: columns, segments: outline(columns, shape) }, (signal) =>
-    readModule(tensors, parts, { ...own, group }, config.format === "gptq_p", version, out, columns, signal),
-  );
+  const zero = own.symmetric && zeroPoints.constant ? 2 ** (bits - 1) : ("integer" as const);
+  const shape: GridShape = { bits, group, scale: floatFormats[scales.dtype as "F16"], zero };
+  const module: Module = { out, columns, shape, zeroPoints, planar, qweight, qzeros, scales, order };
+  const segments = buildGrid(0, columns, shape).segments.map(({ type, from, to }) => ({ type, from, to }));
+  return tensors.open({ out, in: columns, segments }, (signal) => readModule(tensors, module, signal));
 }
 
-function scaleFormat({ dtype }: SafetensorsTensor): "f16" | "bf16" | "f32" {
-  return dtype === "F32" ? "f32" : dtype === "BF16" ? "bf16" : "f16";
-}
-
-/** The segments of a grid: a last group that is short is one of its own. */
-function outline(columns: number, shape: GridShape): SegmentOutline[] {
-  const whole = Math.floor(columns / shape.group) * shape.group;
-  const segments: SegmentOutline[] = [{ type: gridType(shape), from: 0, to: whole }];
-  if (whole < columns) {
-    segments.push({ type: gridType({ ...shape, group: columns - whole }), from: whole, to: columns });
-  }
-  return segments;
-}
+/** Rows that are gathered from the columns of words at a time, so that whole cache lines are used. */
+const panelRows = 32;
 
 async function readModule(
   tensors: ModuleTensors,
-  { qweight, qzeros, scales: scaleTensor, order }: Parts,
-  { bits, group, symmetric }: ModuleConfig,
-  planar: boolean,
-  version: Version,
-  out: number,
-  columns: number,
+  { out, columns, shape, zeroPoints, planar, ...parts }: Module,
   signal: AbortSignal | undefined,
 ): Promise<Omit<LinearWeight, "out" | "in" | "experts">> {
-  const [words, zeroWords, scaleBits, index] = await Promise.all([
-    tensors.words(qweight, signal),
-    tensors.words(qzeros, signal),
-    tensors.scaleBits(scaleTensor, signal),
-    order && tensors.words(order, signal),
+  const [words, zeroWords, scales, index] = await Promise.all([
+    tensors.words(parts.qweight, signal),
+    tensors.words(parts.qzeros, signal),
+    tensors.scaleBits(parts.scales, signal),
+    parts.order && tensors.words(parts.order, signal),
   ]);
-  const groups = Math.ceil(columns / group);
-  const permute = index && permutation(tensors, new Int32Array(index), group, groups);
-  const read = planar ? readPlanes : readCodes;
-  const zeros = readZeros(zeroWords, { bits, groups, out, version, planar });
-  const constant = constantOf(zeros);
-  const middle = 2 ** (bits - 1);
-  if (symmetric && constant !== undefined && constant !== middle) {
-    const found = `all its zero points are ${constant}, not ${middle} as in the other modules`;
-    throw tensors.fail("zero-point", `${tensors.where} is symmetric, but ${found}`);
-  }
-  const zero = symmetric && constant === middle ? middle : "integer";
-  const builder = buildGrid(out, columns, { bits, group, scale: scaleFormat(scaleTensor), zero });
+  const { bits, group } = shape;
+  const permute = index && permutation(tensors.where, new Int32Array(index), group);
+  const { version } = zeroPoints;
+  const zeros = readZeros(zeroWords, { bits, groups: Math.ceil(columns / group), out, version, planar });
+  const builder = buildGrid(out, columns, { ...shape, zero: zeroOf(tensors, zeros, shape) });
+  const height = words.length / out;
+  const panel = new Uint32Array(panelRows * height);
   const stored = new Uint8Array(columns);
   const sorted = permute ? new Uint8Array(columns) : stored;
-  const rowScales = new Uint32Array(groups);
-  const rowZeros = new Uint8Array(groups);
+  const rowScales = new Uint32Array(builder.groups);
+  const rowZeros = new Uint8Array(builder.groups);
   for (let n = 0; n < out; n++) {
-    read(words, { bits, at: n, stride: out }, stored);
-    if (permute) for (let j = 0; j < columns; j++) sorted[j] = stored[permute[j]!]!;
-    for (let g = 0; g < groups; g++) {
-      rowScales[g] = scaleBits[g * out + n]!;
-      rowZeros[g] = zeros[g * out + n]!;
+    const inPanel = n % panelRows;
+    if (inPanel === 0) gather(words, out, n, panel);
+    const stream = panel.subarray(inPanel * height, (inPanel + 1) * height);
+    for (let g = 0, at = n; g < rowScales.length; g++, at += out) {
+      rowScales[g] = scales[at]!;
+      rowZeros[g] = zeros[at]!;
     }
+    if (!planar && !permute) {
+      builder.stream(n, stream, rowScales, rowZeros);
+      continue;
+    }
+    if (planar) readPlanes(stream, { bits }, stored);
+    else readCodes(stream, { bits }, stored);
+    if (permute) for (let j = 0; j < columns; j++) sorted[j] = stored[permute[j]!]!;
     builder.row(n, sorted, rowScales, rowZeros);
   }
   return { segments: builder.segments, ...(permute && { permute }) };
 }
 
-/**
- * The inputs in the order of their groups; undefined where they are in it already. Each group must have its number of inputs, for
- * nothing else can be meant. Throws invalid-index.
- */
-function permutation(
-  { where }: ModuleTensors,
-  index: Int32Array,
-  group: number,
-  groups: number,
-): Int32Array | undefined {
-  const columns = index.length;
-  const next = Int32Array.from({ length: groups }, (_, g) => g * group);
-  const permute = new Int32Array(columns);
-  for (let k = 0; k < columns; k++) {
-    const g = index[k]!;
-    if (g < 0 || g >= groups) {
-      throw gptqError("invalid-index", `${where}: g_idx[${k}] is ${g}; there are ${groups} groups`);
-    }
-    const to = next[g]!;
-    if (to >= Math.min((g + 1) * group, columns)) {
-      throw gptqError("invalid-index", `${where}: g_idx puts more than ${group} inputs into group ${g}`);
-    }
-    next[g] = to + 1;
-    permute[to] = k;
+/** Columns of words from `first` on become rows. */
+function gather(words: Uint32Array, out: number, first: number, panel: Uint32Array): void {
+  const height = words.length / out;
+  const count = Math.min(panelRows, out - first);
+  for (let w = 0, from = first; w < height; w++, from += out) {
+    for (let p = 0, to = w; p < count; p++, to += height) panel[to] = words[from + p]!;
   }
-  return permute.every((k, j) => k === j) ? undefined : permute;
+}
+
+/**
+ * The described zero point where all have it. A symmetric module with others among a checkpoint's constant ones keeps them as
+ * integers, unless all are off by one: then it is of the other version. Throws zero-point.
+ */
+function zeroOf({ where }: ModuleTensors, zeros: Uint8Array, { bits, zero }: GridShape): GridShape["zero"] {
+  if (zero === "integer") return zero;
+  const constant = constantOf(zeros);
+  const middle = 2 ** (bits - 1);
+  if (constant === undefined || Math.abs(constant - middle) > 1) return "integer";
+  if (constant === middle) return middle;
+  const what = `${where}: all zero points are ${constant}, where other symmetric modules have ${middle}`;
+  throw gptqError("zero-point", what, {
+    hint: "Parts of different checkpoints may have been mixed; fetch it again.",
+  });
 }

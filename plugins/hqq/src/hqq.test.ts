@@ -84,11 +84,16 @@ describeWithData("golden weights", ["golden/manifest.json"], () => {
   });
 });
 
+/** What a reader makes of a written weight, by the configuration that its writer makes. */
 async function readBack(weight: LinearWeight, options: PackingOptions = {}): Promise<LinearWeight> {
   const writer = packing.writer!(options);
-  const description = { role: "layers.0.attn.q", types: weight.segments.map(({ type }) => type.name) };
+  const description = { role: "layers.0.attn.q", types: [], ...writer.describe!(weight) };
   const { quantization } = writer.configuration(new Map([["m", description]]), ["lm_head"]);
-  return (await packing.open(packedFrom(writer.pack("m", weight), quantization))).weight("m");
+  const tensors = writer.pack("m", weight);
+  const modules = await packing.open(packedFrom(tensors, quantization));
+  // Each tensor is the module's, once.
+  expect([...modules.describe("m")!.tensors].sort()).toEqual(tensors.map(({ name }) => name).sort());
+  return modules.weight("m");
 }
 
 describe("writer", () => {
@@ -188,11 +193,11 @@ describe("writer", () => {
     expect(() => packing.writer!(options)).toThrow(expect.objectContaining({ code: "bad-argument" }));
   });
 
-  it("configures modules one by one where they differ", async () => {
-    const one = (type: string) => ({ role: "r", types: [type] });
+  it("configures modules one by one where they differ", () => {
+    const one = (nbits: number, group_size: number) => ({ role: "r", types: [], nbits, group_size });
     const modules = new Map([
-      ["a.q", one("int4 g64 f16 z-f16")],
-      ["a.k", one("int8 g32 f16 z-f16")],
+      ["a.q", one(4, 64)],
+      ["a.k", one(8, 32)],
     ]);
     const { quantization } = packing.writer!({}).configuration(modules, ["lm_head", "model.norm"]);
     expect(quantization).toMatchObject({
@@ -339,7 +344,7 @@ describe("damage", () => {
   it.each([3, 4, 6])("of files of %i bits ends in an error or a weight, soon", async (bits) => {
     const writer = packing.writer!({ bits });
     const weight = writer.quantize(numbers(16 * 128, 1), { out: 16, in: 128, role: "x" })!;
-    const description = { role: "x", types: weight.segments.map(({ type }) => type.name) };
+    const description = { role: "x", types: [], ...writer.describe!(weight) };
     const { quantization } = writer.configuration(new Map([["m", description]]), []);
     const whole = writer.pack("m", weight);
     const next = random(seedFor("hqq", bits));

@@ -1,4 +1,4 @@
-import { LowbitError, type LowbitErrorCode, type SafetensorsDtype } from "@lowbit/core";
+import { type LowbitError, type LowbitErrorCode, packingError, type SafetensorsDtype } from "@lowbit/core";
 
 /** How codes share a word: as many equal parts of the rows as there are shifts, the first part highest. */
 export interface Packing {
@@ -97,6 +97,6 @@ export function packRow(
   for (let k = 0; k < columns; k++) words[target + k]! |= codes[k]! << shift;
 }
 
-export function fail(reason: string, what: string, code: LowbitErrorCode = "file-corrupt"): LowbitError {
-  return new LowbitError(code, `${what}.`, { reason, plugin: "hqq" });
+export function fail(reason: string, what: string, code?: LowbitErrorCode): LowbitError {
+  return packingError("hqq", reason, what, code);
 }

@@ -1,4 +1,4 @@
-import type { JsonValue, PackedCheckpoint, SafetensorsTensor } from "@lowbit/core";
+import type { JsonValue, ModuleTensors, SafetensorsTensor } from "@lowbit/core";
 import { fail, packingOfBits, packings, type View, viewOf } from "./layout.ts";
 
 /** What a module says of itself in small tensors, and the configuration of it or of all. */
@@ -6,28 +6,32 @@ export interface Settings {
   get(key: string): JsonValue | undefined;
 }
 
-const numbers = ["I32", "I64", "U8", "F32"];
+const keys = ["nbits", "group_size", "axis", "shape", "packing", "view_as_float"];
+const dtypes = ["I32", "I64", "U8", "F32"] as const;
 
-/** Reads the small tensors "prefix.key" that exist, and checks them against the configuration, which fills gaps. */
+/** Reads the small tensors "prefix" + key that exist, and checks them against the configuration, which fills gaps. */
 export async function readSettings(
-  checkpoint: PackedCheckpoint,
+  site: ModuleTensors,
   prefix: string,
   config: ReadonlyMap<string, JsonValue> | undefined,
   signal?: AbortSignal,
 ): Promise<Settings> {
   const own = new Map<string, JsonValue>();
-  const keys = ["nbits", "group_size", "axis", "shape", "packing", "view_as_float"];
   await Promise.all(
     keys.map(async (key) => {
-      const tensor = checkpoint.tensors.get(`${prefix}.${key}`);
-      if (tensor) own.set(key, decode(tensor, await smallBytes(checkpoint, tensor, signal), key));
+      if (!site.has(prefix + key)) return;
+      const tensor = site.need(prefix + key, dtypes);
+      if (tensor.bytes > 1024) {
+        throw site.fail("shape-mismatch", `${tensor.name} has ${tensor.bytes} bytes, too many for a setting`);
+      }
+      own.set(key, decode(tensor, await site.checkpoint.read(tensor, signal), key));
     }),
   );
   for (const [key, value] of own) {
     const declared = config?.get(key) ?? undefined;
     if (declared === undefined || same(value, declared)) continue;
     const text = `${JSON.stringify(value)}, but ${JSON.stringify(declared)} is declared`;
-    throw fail("invalid-config", `${checkpoint.name}: ${prefix} has ${key} ${text}`);
+    throw site.fail("invalid-config", `${site.where}: ${prefix}${key} is ${text}`);
   }
   return { get: (key) => own.get(key) ?? config?.get(key) ?? undefined };
 }
@@ -39,22 +43,8 @@ function same(a: JsonValue, b: JsonValue): boolean {
   return JSON.stringify(a) === JSON.stringify(b);
 }
 
-async function smallBytes(
-  checkpoint: PackedCheckpoint,
-  tensor: SafetensorsTensor,
-  signal?: AbortSignal,
-): Promise<Uint8Array> {
-  if (tensor.bytes <= 1024) return checkpoint.read(tensor, signal);
-  throw fail(
-    "shape-mismatch",
-    `${checkpoint.name}: ${tensor.name} has ${tensor.bytes} bytes, too many for a setting`,
-  );
-}
-
 /** Strings are code points in bytes, the rest numbers. */
 function decode({ name, dtype }: SafetensorsTensor, bytes: Uint8Array, key: string): JsonValue {
-  if (!numbers.includes(dtype))
-    throw fail("unsupported-type", `${name} is ${dtype}, no setting`, "type-unsupported");
   if (key === "packing") return String.fromCharCode(...bytes);
   const view = new DataView(bytes.buffer, bytes.byteOffset, bytes.byteLength);
   const size = { I32: 4, I64: 8, U8: 1, F32: 4 }[dtype as "I32"];

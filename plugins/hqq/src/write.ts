@@ -13,11 +13,11 @@ import {
   type PackingOptions,
   type PackingWriter,
   type PlainJson,
-  planOf,
-  readLevels,
+  readCodes,
   roundHalfEven,
   roundToBf16,
   rowsOf,
+  wordsOf,
 } from "@lowbit/core";
 import { packingOfBits, packings, packRow, type View, viewOf } from "./layout.ts";
 
@@ -40,6 +40,7 @@ export function hqqWriter(options: PackingOptions): PackingWriter {
     quantize: (values, shape) =>
       plainRoles.test(shape.role) ? undefined : quantize(values, shape, bits, groupSize),
     pack,
+    describe,
     configuration: (modules, dense) => ({ quantization: configuration(modules, dense) }),
   };
 }
@@ -167,7 +168,8 @@ function pack(module: string, weight: LinearWeight): readonly PackedTensor[] {
   const scales = new Uint8Array(groups * scaleBytes);
   const zeros = new Uint8Array(groups * zeroBytes);
   const codes = new Uint8Array(shape.group);
-  const plan = planOf(type);
+  const stream = new Uint32Array(wordsOf(type.block, shape.bits));
+  const bytes = new Uint8Array(stream.buffer);
   const parts = shape.group / type.block;
   for (let g = 0; g < groups; g++) {
     const at = g * parts * type.bytes;
@@ -175,7 +177,8 @@ function pack(module: string, weight: LinearWeight): readonly PackedTensor[] {
     zeros.set(blocks.subarray(at + scaleBytes, at + scaleBytes + zeroBytes), g * zeroBytes);
     for (let p = 0; p < parts; p++) {
       const block = blocks.subarray(at + p * type.bytes, at + (p + 1) * type.bytes);
-      readLevels(plan, block, codes.subarray(p * type.block, (p + 1) * type.block));
+      bytes.set(block.subarray(scaleBytes + zeroBytes));
+      readCodes(stream, { bits: shape.bits }, codes.subarray(p * type.block, (p + 1) * type.block));
     }
     packRow(view, words, g, codes);
   }
@@ -221,22 +224,19 @@ function pack(module: string, weight: LinearWeight): readonly PackedTensor[] {
   ];
 }
 
+function describe(weight: LinearWeight): { readonly [key: string]: PlainJson } {
+  const { bits, group } = ownShape(weight)?.shape ?? {};
+  return bits === undefined || group === undefined ? {} : { nbits: bits, group_size: group };
+}
+
 /** Parameters of all modules, or by module where they differ. */
 function configuration(
   modules: ReadonlyMap<string, PackedDescription>,
   dense: readonly string[],
 ): { readonly [key: string]: PlainJson } {
-  const byModule = [...modules].map(([name, { types }]) => {
-    const [, bits, group] = /^int(\d) g(\d+) /.exec(types[0] ?? "") ?? [];
-    const weight_quant_params = {
-      nbits: Number(bits),
-      group_size: Number(group),
-      axis: 1,
-      channel_wise: true,
-      optimize: false,
-      round_zero: false,
-      view_as_float: false,
-    };
+  const common = { axis: 1, channel_wise: true, optimize: false, round_zero: false, view_as_float: false };
+  const byModule = [...modules].map(([name, { nbits = null, group_size = null }]) => {
+    const weight_quant_params = { nbits, group_size, ...common };
     return [
       name,
       { weight_quant_params, scale_quant_params: null, zero_quant_params: null, offload_meta: false },

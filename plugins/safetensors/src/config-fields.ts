@@ -90,9 +90,14 @@ export class ConfigFields {
   }
 
   missing(name: string): LowbitError {
-    return safetensorsError("file-corrupt", "missing-metadata", `${this.#file} has no "${this.#at}${name}".`, {
-      hint: "It is no complete model configuration; fetch it again.",
-    });
+    return safetensorsError(
+      "file-corrupt",
+      "missing-metadata",
+      `${this.#file} has no "${this.#at}${name}".`,
+      {
+        hint: "It is no complete model configuration; fetch it again.",
+      },
+    );
   }
 
   invalid(name: string, value: JsonValue | undefined, expected: string): LowbitError {

@@ -187,9 +187,7 @@ export function roleFinder(names: WeightNames, root: NameRoot): (module: string)
     }
     const [, layer, inner = ""] = match;
     const numbered = /\.experts\.(0|[1-9]\d{0,3})\./.exec(inner);
-    const role = layerRoles.get(
-      numbered === null ? inner : inner.replace(numbered[0], ".experts.*."),
-    );
+    const role = layerRoles.get(numbered === null ? inner : inner.replace(numbered[0], ".experts.*."));
     if (role === undefined) return undefined;
     const full = `layers.${layer}.${role}`;
     return numbered === null ? { role: full } : { role: full, expert: Number(numbered[1]) };

@@ -1,0 +1,109 @@
+import type { PackedModule, PackedModules, SafetensorsTensor } from "@lowbit/core";
+import { safetensorsError } from "./errors.ts";
+import type { HuggingFaceModel } from "./hugging-face-config.ts";
+import { type ModuleRole, roleFinder, rootOf } from "./names.ts";
+
+/** What holds a role's values. */
+export type Held =
+  | { readonly kind: "plain"; readonly module: string; readonly tensor: SafetensorsTensor }
+  | { readonly kind: "packed"; readonly module: string; readonly packed: PackedModule };
+
+/** The file's tensors by what they are. */
+export interface Contents {
+  /** By role, and for experts by number: dense from 0 on. */
+  readonly weights: ReadonlyMap<string, readonly Held[]>;
+  /** Biases of plain modules and of norms, by their weight's role. */
+  readonly biases: ReadonlyMap<string, SafetensorsTensor>;
+  /** Tensors that stand for no role. */
+  readonly others: readonly SafetensorsTensor[];
+}
+
+/** Sorts the tensors. A tied head that is stored as plain numbers is the embedding again, and is left out. */
+export function sortContents(
+  tensors: ReadonlyMap<string, SafetensorsTensor>,
+  packed: PackedModules | undefined,
+  model: HuggingFaceModel,
+  file: string,
+): Contents {
+  const modules = packed ? packedModules(tensors, packed) : new Map<string, PackedModule>();
+  const claimed = new Set([...modules.values()].flatMap((module) => module.tensors));
+  const { names } = model.family;
+  const root = rootOf(names, (module) => tensors.has(`${module}.weight`) || modules.has(module));
+  const find = roleFinder(names, root);
+  const weights = new Map<string, Held[]>();
+  const biases = new Map<string, SafetensorsTensor>();
+  const others: SafetensorsTensor[] = [];
+
+  const place = ({ role, expert }: ModuleRole, held: Held): void => {
+    const list = weights.get(role) ?? [];
+    weights.set(role, list);
+    if (list[expert ?? 0] !== undefined) {
+      throw safetensorsError(
+        "file-corrupt",
+        "duplicate",
+        `${file}: ${list[expert ?? 0]?.module} and ${held.module} are the same weight.`,
+      );
+    }
+    list[expert ?? 0] = held;
+  };
+
+  for (const [module, packed] of modules) {
+    const found = find(module);
+    if (found) place(found, { kind: "packed", module, packed });
+    else others.push(...packed.tensors.flatMap((name) => tensors.get(name) ?? []));
+  }
+  for (const tensor of tensors.values()) {
+    if (claimed.has(tensor.name)) continue;
+    const match = /^(.*)\.(weight|bias)$/.exec(tensor.name);
+    const found = match?.[1] === undefined ? undefined : find(match[1]);
+    const module = match?.[1] ?? "";
+    if (found === undefined || (model.tied && found.role === "head")) others.push(tensor);
+    else if (match?.[2] === "bias") biases.set(biasKey(found), tensor);
+    else place(found, { kind: "plain", module, tensor });
+  }
+  for (const [role, list] of weights) {
+    const missing = Array.from<Held | undefined>(list).indexOf(undefined);
+    if (missing >= 0) {
+      const what = `${file} has expert ${list.length - 1} of ${role}, but not ${missing}.`;
+      throw safetensorsError("file-corrupt", "missing-tensor", what);
+    }
+  }
+  if (!weights.has("head") && !model.tied && weights.has("embed")) {
+    throw safetensorsError(
+      "file-corrupt",
+      "missing-tensor",
+      `${file} has no ${root.head}, and is not tied.`,
+      {
+        hint: 'Its config.json says or implies "tie_word_embeddings": false.',
+      },
+    );
+  }
+  return { weights, biases, others };
+}
+
+export function biasKey({ role, expert }: ModuleRole): string {
+  return expert === undefined ? role : `${role}#${expert}`;
+}
+
+/** The modules that a packing knows, found by cutting tensors' names. */
+function packedModules(
+  tensors: ReadonlyMap<string, SafetensorsTensor>,
+  packed: PackedModules,
+): Map<string, PackedModule> {
+  const found = new Map<string, PackedModule>();
+  const seen = new Set<string>();
+  for (const name of tensors.keys()) {
+    // "x.qweight", "x.weight.absmax", "x.weight.quant_state.bitsandbytes__nf4", "x_blocks"
+    let module = name;
+    for (let cuts = 0; cuts < 4; cuts++) {
+      const at = Math.max(module.lastIndexOf("."), module.lastIndexOf("_"));
+      if (at < 0) break;
+      module = module.slice(0, at);
+      if (seen.has(module)) continue;
+      seen.add(module);
+      const described = packed.describe(module);
+      if (described) found.set(module, described);
+    }
+  }
+  return found;
+}
