@@ -17,6 +17,7 @@ import { checkLoadOptions, type LoadOptions } from "./options.ts";
 import { checkContext, checkPlan, type MemoryPlan, planMemory } from "./plan.ts";
 import { createBackend, findArchitecture, openCheckpoint } from "./prepare.ts";
 import { createRunner } from "./runner.ts";
+import { checkLogits, checkTokenizer } from "./self-check.ts";
 import { checkEntries, entriesByRole, loadWeights } from "./weights.ts";
 
 export interface EngineOptions {
@@ -117,6 +118,7 @@ async function loadCheckpoint(
   checkEntries(architecture, specs, checkpoint, entries, name);
   // Before the weights: a tokenizer that cannot be built should not cost a download.
   const tokenizer = checkpoint.tokenizer && createTokenizer?.(checkpoint.tokenizer);
+  if (tokenizer) checkTokenizer(tokenizer, checkpoint, name);
   const place = withLimit(platform, options);
   const backend = await createBackend(parts.backends, options.backend ?? "auto", place);
   try {
@@ -133,6 +135,7 @@ async function loadCheckpoint(
     const kv = backend.kv(plan.kv);
     const weights = await loadWeights(specs, plan, checkpoint, backend, platform, options);
     const runner = createRunner({ platform, backend, architecture, config, plan, kv, weights });
+    if (options.selfCheck !== false) await checkLogits(runner, tokenizer, name);
     const info = modelInfo(checkpoint, architecture, backend, plan);
     const totalBytes = plan.weights.reduce((total, weight) => total + weight.fileBytes, 0);
     options.onProgress?.({ phase: "ready", doneBytes: totalBytes, totalBytes });

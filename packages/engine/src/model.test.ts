@@ -23,7 +23,8 @@ describe("forward", () => {
 
   it("runs no more passes than the wanted rows need", async () => {
     let count = 0;
-    await using model = await scripted({ backend: { onSubmit: () => void count++ } }).load();
+    const { load } = scripted({ backend: { onSubmit: () => void count++ } });
+    await using model = await load({ selfCheck: false });
     await model.forward(tokens, { rows: [100, 110] });
     expect(count).toBe(1);
     await model.forward(tokens, { rows: "last" });

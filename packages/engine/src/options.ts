@@ -26,6 +26,8 @@ export interface LoadOptions {
   memoryLimitBytes?: number;
   /** Asked before the engine's own. */
   plugins?: readonly Plugin[];
+  /** Run two tokens once the model is loaded, and refuse it if nothing sensible comes out. @default true */
+  selfCheck?: boolean;
   signal?: AbortSignal;
   onProgress?: (progress: LoadProgress) => void;
 }
@@ -102,6 +104,7 @@ const loadRules: Rules<LoadOptions> = {
   sequences: integer(1, 1024),
   memoryLimitBytes: integer(1, largest),
   plugins: array,
+  selfCheck: boolean,
   signal: isSignal,
   onProgress: anyFunction,
 };

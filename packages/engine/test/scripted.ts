@@ -205,6 +205,7 @@ export interface ScriptedFormatOptions {
   /** Called for each weight that is read. */
   onRead?: (role: string) => void | Promise<void>;
   tokenizer?: boolean;
+  metadata?: ReadonlyMap<string, unknown>;
 }
 
 export interface ScriptedFormat extends Format {
@@ -233,7 +234,7 @@ export function scriptedFormat(options: ScriptedFormatOptions = {}): ScriptedFor
     return {
       format: "scripted",
       config: { ...config, ...options.config },
-      metadata: new Map([["scripted.key", 1]]),
+      metadata: options.metadata ?? new Map([["scripted.key", 1]]),
       ...(options.tokenizer !== false && { tokenizer: { kind: "ggml", metadata: new Map() } as const }),
       entries: () => options.entries?.(all) ?? all,
       async weight(role) {
