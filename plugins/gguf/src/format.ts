@@ -3,6 +3,7 @@ import { checkpoint, type GgufCheckpoint } from "./checkpoint.ts";
 import type { GgufFamily } from "./config.ts";
 import { ggufError } from "./container.ts";
 import { closeShards, openShards } from "./split.ts";
+import { ggufWriter } from "./writer.ts";
 
 export interface GgufOptions {
   /** How to read the metadata of further architectures, by `general.architecture`; these also replace built-in ones. */
@@ -20,6 +21,7 @@ export function ggufFormat(options: GgufOptions = {}): Format {
     name: "gguf",
     detect: detectGguf,
     open: (files, signal) => openGguf(files, signal, options),
+    writer: ggufWriter,
   };
 }
 

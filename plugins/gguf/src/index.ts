@@ -14,9 +14,11 @@ export {
 export * from "./endian.ts";
 export * from "./format.ts";
 export { type IntegerRange, Keys } from "./keys.ts";
+export { quantizableTypes, quantizeTo } from "./quantize.ts";
 export { readGguf } from "./read.ts";
 export { roleOf, tensorName } from "./roles.ts";
 export { splitFileName } from "./split.ts";
 export * from "./types.ts";
 export { validateGguf } from "./validate.ts";
 export * from "./write.ts";
+export { ggufWriter } from "./writer.ts";

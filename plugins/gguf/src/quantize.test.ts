@@ -1,0 +1,61 @@
+import { readFileSync } from "node:fs";
+import { dequantize, floatToHalf, halfToFloat } from "@lowbit/core";
+import { describeWithData, random, testData } from "@lowbit/testing";
+import { describe, expect, it, test } from "vitest";
+import { BF16, F16, F32, quantizableTypes, quantizeTo } from "./index.ts";
+import { holdingType } from "./quantize.ts";
+
+interface TensorCase {
+  id: string;
+  format: string;
+  type_name: string;
+  variant: string;
+  files: { raw: string; src_f32?: string };
+}
+
+const golden = (path: string): Uint8Array =>
+  Uint8Array.from(readFileSync(testData(`golden/${path}`) as string));
+
+describeWithData("rounding gives ggml's bytes", ["golden/manifest.json"], () => {
+  const { cases } = JSON.parse(readFileSync(testData("golden/manifest.json") as string, "utf8")) as {
+    cases: TensorCase[];
+  };
+  const plain = cases.filter(
+    ({ format, variant, type_name: name }) =>
+      format === "ggml-tensor" && /no importance/.test(variant ?? "") && quantizableTypes.has(name),
+  );
+
+  test("every type is among the golden ones", () => {
+    expect(new Set(plain.map(({ type_name: name }) => name))).toEqual(new Set(quantizableTypes.keys()));
+  });
+
+  test.each(plain)("$type_name", ({ type_name: name, files }) => {
+    const values = new Float32Array(golden(files.src_f32 as string).buffer);
+    expect(quantizeTo(quantizableTypes.get(name)!, values)).toEqual(golden(files.raw));
+  });
+});
+
+describe("rounding", () => {
+  it.each([...quantizableTypes.values()])("$name: zeros stay zeros, errors are below a step", (type) => {
+    expect(dequantize(type, quantizeTo(type, new Float32Array(64)), new Float32Array(64))).toEqual(
+      new Float32Array(64),
+    );
+    const uniform = random(7);
+    const values = Float32Array.from({ length: 64 * 32 }, () => uniform() - 0.4);
+    const read = dequantize(type, quantizeTo(type, values), new Float32Array(values.length));
+    const bits = (type.bytes * 8) / type.block;
+    const step = type.block === 1 ? 2 ** -8 : 1.01 / (2 ** Math.floor(bits - 0.5) - 1);
+    expect(Math.max(...read.map((value, i) => Math.abs(value - values[i]!)))).toBeLessThan(step);
+  });
+});
+
+describe("the smallest plain type", () => {
+  it("is the first that holds every value", () => {
+    const half = Float32Array.from({ length: 5 }, (_, i) => halfToFloat(floatToHalf(i / 3)));
+    expect(holdingType(half)).toBe(F16);
+    expect(holdingType(Float32Array.of(1, 2 ** 30))).toBe(BF16);
+    expect(holdingType(Float32Array.of(1, 2 ** 30, 1 + 2 ** -20))).toBe(F32);
+    expect(holdingType(Float32Array.of(1, 2), BF16)).toBe(BF16);
+    expect(holdingType(Float32Array.of(-0))).toBe(F16);
+  });
+});
