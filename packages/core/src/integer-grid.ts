@@ -79,10 +79,12 @@ export function gridType(shape: GridShape): QuantType {
   return type;
 }
 
-/** The longest block that a group is a whole number of. */
+/** The longest block that a group is a whole number of; kernels want whole blocks of 32 columns, or at least of 16. */
 function blockOf(group: number): number {
-  for (let parts = Math.ceil(group / maxBlock); parts < group; parts++) {
-    if (group % parts === 0) return group / parts;
+  for (const unit of [32, 16, 1].filter((unit) => group % unit === 0)) {
+    for (let parts = Math.ceil(group / maxBlock); parts <= group / unit; parts++) {
+      if (group % (parts * unit) === 0) return group / parts;
+    }
   }
   return 1;
 }

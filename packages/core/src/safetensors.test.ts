@@ -130,6 +130,20 @@ describe("safetensors", () => {
     ],
   ])("%s", async (reason, bytes) => expect(await outcome(bytes)).toBe(reason));
 
+  it("writes pieces as they come", async () => {
+    const data = Uint8Array.from({ length: 10 }, (_, i) => i);
+    async function* pieces(...cuts: number[]): AsyncIterable<Uint8Array> {
+      for (const [i, cut] of cuts.entries()) yield data.subarray(cuts[i - 1] ?? 0, cut);
+    }
+    const tensor = { name: "a", dtype: "U8", shape: [10] } as const;
+    const whole = await written([{ ...tensor, data }]);
+    expect(await written([{ ...tensor, data: () => pieces(3, 3, 10) }])).toEqual(whole);
+    const short = written([{ ...tensor, data: () => pieces(3, 9) }]);
+    await expect(short).rejects.toMatchObject({ reason: "shape-mismatch" });
+    const long = written([{ ...tensor, shape: [9], data: () => pieces(3, 10) }]);
+    await expect(long).rejects.toMatchObject({ reason: "shape-mismatch" });
+  });
+
   it.each<[string, readonly SafetensorsSource[]]>([
     ["shape-mismatch", [{ name: "a", dtype: "U8", shape: [2], data: new Uint8Array(1) }]],
     ["invalid-shape", [{ name: "a", dtype: "U8", shape: [1.5], data: new Uint8Array(1) }]],

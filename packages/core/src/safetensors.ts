@@ -167,12 +167,12 @@ function checkCoverage(
   }
 }
 
-/** A tensor to write; its bytes are made when their turn comes. */
+/** A tensor to write; its bytes are made when their turn comes, at once or in pieces. */
 export interface SafetensorsSource {
   readonly name: string;
   readonly dtype: SafetensorsDtype;
   readonly shape: readonly number[];
-  readonly data: Uint8Array | (() => Uint8Array | Promise<Uint8Array>);
+  readonly data: Uint8Array | (() => Uint8Array | Promise<Uint8Array> | AsyncIterable<Uint8Array>);
 }
 
 /**
@@ -216,12 +216,16 @@ export async function writeSafetensors(
   head.set(text, 8);
   await sink.write(head);
   for (const [i, { name, data }] of sorted.entries()) {
-    const bytes = typeof data === "function" ? await data() : data;
-    if (bytes.length !== sizes[i]) {
-      const what = `tensor ${name} has ${bytes.length} bytes, but its shape takes ${sizes[i]}`;
+    const made = typeof data === "function" ? await data() : data;
+    let written = 0;
+    for await (const piece of made instanceof Uint8Array ? [made] : made) {
+      written += piece.length;
+      if (written <= sizes[i]!) await sink.write(piece);
+    }
+    if (written !== sizes[i]) {
+      const what = `tensor ${name} has ${written} bytes, but its shape takes ${sizes[i]}`;
       throw fail("shape-mismatch", what, undefined, "bad-argument");
     }
-    await sink.write(bytes);
   }
   return head.length + position;
 }

@@ -6,6 +6,7 @@ export * from "./fuzz.ts";
 export * from "./golden.ts";
 export * from "./packed.ts";
 export * from "./random.ts";
+export * from "./repack.ts";
 export * from "./round-to-type.ts";
 export * from "./run-model.ts";
 export * from "./test-backend.ts";

@@ -21,6 +21,12 @@ export function zeroWords(columns: number, group: number): number {
   return Math.ceil(Math.ceil(Math.ceil(columns / group) / 8) / multiple) * multiple;
 }
 
+/** Do inputs and outputs fill words or tiles, and inputs groups? */
+export function fits(layout: Layout, out: number, columns: number, group: number): boolean {
+  const tile = { gemm: [8, 1], gemv: [1, 8], gemv_fast: [4, 64] }[layout] as [number, number];
+  return out % tile[0] === 0 && columns % Math.max(8, tile[1]) === 0 && columns % group === 0;
+}
+
 /** Shapes of the three tensors. */
 export function shapesOf(
   layout: Layout,

@@ -1,9 +1,5 @@
 import {
-  buildGrid,
   floatTensor,
-  floatToHalf,
-  halfToFloat,
-  integerGrid,
   type LinearShape,
   type LinearWeight,
   type PackedConfiguration,
@@ -13,119 +9,78 @@ import {
   type PackingWriter,
   type PlainJson,
   packingError,
-  roundHalfEven,
+  quantizeGrid,
 } from "@lowbit/core";
 import type { Layout } from "./config.ts";
-import { type Outline, scaleAt, shapesOf, writeRow, writeZero, zeroWords } from "./layout.ts";
+import { asStored, storedRows, withMins } from "./grid.ts";
+import { fits, type Outline, scaleAt, shapesOf, writeRow, writeZero, zeroWords } from "./layout.ts";
 
 const groupSizes = [-1, 32, 64, 128];
+const layouts: readonly Layout[] = ["gemm", "gemv", "gemv_fast"];
+/** Packers leave embeddings, heads and the small matrices that choose experts plain. */
 const plainRoles = /^embed|^head$|router$/;
 
 /**
- * Options: `groupSize` 32, 64, 128 or −1 (@default 128); `variant` "gemm" or "gemv" (@default "gemm"). Always 4 bits with zero points;
- * one group size for the whole checkpoint, and modules of other sizes are not held.
+ * Options: `groupSize` 32, 64, 128 or −1 (@default 128); `symmetric` puts all zero points at 8 (@default false); `variant` "gemm", "gemv"
+ * or "gemv_fast" (@default "gemm"). Always 4 bits; one group size for the whole checkpoint, and modules of other sizes are not held.
  */
 export function awqWriter(options: PackingOptions): PackingWriter {
   const { bits = 4, groupSize: group = 128, symmetric = false } = options;
-  const layout = (options.variant ?? "gemm") as Layout;
+  const layout = layouts.find((known) => known === (options.variant ?? "gemm"));
   if (bits !== 4) throw refuse(`codes of ${bits} bits are not possible, only of 4`);
-  if (!groupSizes.includes(group))
+  if (!groupSizes.includes(group)) {
     throw refuse(`groups of ${group} are not possible; 32, 64, 128 and −1 are`);
-  if (layout !== "gemm" && layout !== "gemv") {
-    throw refuse(`there is no variant ${JSON.stringify(layout)} to write, only "gemm" and "gemv"`);
+  }
+  if (!layout) {
+    throw refuse(`there is no variant ${JSON.stringify(options.variant)}, only ${layouts.join(", ")}`);
   }
   return {
-    hold: (weight) => (canHold(weight, group) ? weight : undefined),
-    quantize: (values, shape) => quantize(values, shape, group, symmetric),
+    hold: (weight) => asStored(weight, layout, group),
+    quantize: (values, shape) => quantize(values, shape, layout, group, symmetric),
     pack: (module, weight) => pack(module, weight, layout, group),
     configuration: (modules, dense) => configuration(modules, dense, layout, group),
   };
 }
 
-/** Inputs and outputs fill words, and inputs groups. */
-function fits(out: number, columns: number, group: number): boolean {
-  return out % 8 === 0 && columns % 8 === 0 && columns % (group === -1 ? columns : group) === 0;
-}
-
-function canHold(weight: LinearWeight, group: number): boolean {
-  const { out, in: columns, experts = 1, rowScale, permute } = weight;
-  const grid = integerGrid(weight);
-  if (!grid || experts !== 1 || rowScale || permute || !fits(out, columns, group)) return false;
-  if (grid.bits !== 4 || grid.scale !== "f16" || grid.round) return false;
-  if (grid.group !== (group === -1 ? columns : group)) return false;
-  if (grid.zero !== "integer") return grid.zero >= 0 && grid.zero <= 15;
-  const codes = new Uint8Array(columns);
-  const scales = new Uint32Array(grid.groups);
-  const zeros = new Uint8Array(grid.groups);
-  for (let n = 0; n < out; n++) {
-    grid.row(n, codes, scales, zeros);
-    if (zeros.some((zero) => zero > 15)) return false;
-  }
-  return true;
-}
-
-/**
- * Rounds to the nearest without looking at activations: scale = (max − min) / 15 and zero = round(−min / scale) over the range of each
- * group, widened to hold 0; or around 8 if `symmetric`. AutoAWQ scales channels by their activations first.
- */
+/** To the nearest, without a look at activations; AutoAWQ scales channels by them first. */
 function quantize(
   values: Float32Array,
   { out, in: columns, experts = 1, role }: LinearShape,
+  layout: Layout,
   group: number,
   symmetric: boolean,
 ): LinearWeight | undefined {
-  if (experts !== 1 || plainRoles.test(role) || !fits(out, columns, group)) return undefined;
   const size = group === -1 ? columns : group;
-  const builder = buildGrid(out, columns, { bits: 4, group: size, scale: "f16", zero: "integer" });
-  const codes = new Uint8Array(columns);
-  const scales = new Uint16Array(builder.groups);
-  const zeros = new Uint8Array(builder.groups);
-  for (let n = 0; n < out; n++) {
-    const row = values.subarray(n * columns, (n + 1) * columns);
-    for (let g = 0; g < builder.groups; g++) {
-      let low = 0;
-      let high = 0;
-      for (let k = g * size; k < (g + 1) * size; k++) {
-        low = Math.min(low, row[k]!);
-        high = Math.max(high, row[k]!);
-      }
-      const width = symmetric ? 2 * Math.max(-low, high) : high - low;
-      const bits = Math.max(1, floatToHalf(width === 0 ? 1 : width / 15));
-      const scale = halfToFloat(bits);
-      if (!Number.isFinite(scale))
-        throw refuse(`weights up to ${width} are too large for scales of half precision`);
-      const zero = symmetric ? 8 : Math.min(15, Math.max(0, roundHalfEven(-low / scale)));
-      for (let k = g * size; k < (g + 1) * size; k++) {
-        codes[k] = Math.min(15, Math.max(0, roundHalfEven(row[k]! / scale) + zero));
-      }
-      scales[g] = bits;
-      zeros[g] = zero;
-    }
-    builder.row(n, codes, scales, zeros);
-  }
-  return { out, in: columns, segments: builder.segments };
+  if (experts !== 1 || plainRoles.test(role) || !fits(layout, out, columns, size)) return undefined;
+  const zero = symmetric ? 8 : ("integer" as const);
+  const segments = quantizeGrid(values, columns, { bits: 4, group: size, scale: "f16", zero });
+  const weight: LinearWeight = { out, in: columns, segments };
+  return layout === "gemv_fast" ? withMins(weight) : asStored(weight, layout, group);
 }
 
 function pack(module: string, weight: LinearWeight, layout: Layout, group: number): readonly PackedTensor[] {
   const { out, in: columns, bias } = weight;
-  const grid = integerGrid(weight);
-  if (!grid || !canHold(weight, group)) throw refuse(`${module} is not a weight that it made or can hold`);
-  const { groups } = grid;
-  const outline: Outline = { out, columns, groups, words: zeroWords(columns, grid.group) };
+  const rows = storedRows(weight, layout, group);
+  if (!rows) throw refuse(`${module} is not a weight that it made or can hold`);
+  const { groups } = rows;
+  const outline: Outline = { out, columns, groups, words: zeroWords(columns, columns / groups) };
   const shapes = shapesOf(layout, outline);
   const size = (shape: readonly number[]): number => shape.reduce((product, n) => product * n, 1);
-  const words = new Uint32Array(size(shapes.qweight));
-  const zeroWordsOut = new Uint32Array(size(shapes.qzeros));
+  const fast = layout === "gemv_fast";
+  const words = new Uint32Array((out * columns) / 8);
+  const zeroData = fast ? new Uint16Array(size(shapes.qzeros)) : new Uint32Array(size(shapes.qzeros));
   const scaleData = new Uint16Array(size(shapes.scales));
   const codes = new Uint8Array(columns);
   const scales = new Uint32Array(groups);
-  const zeros = new Uint8Array(groups);
+  const zeros = new Uint32Array(groups);
   for (let n = 0; n < out; n++) {
-    grid.row(n, codes, scales, zeros);
+    rows.row(n, codes, scales, zeros);
     writeRow(layout, outline, words, n, codes);
     for (let g = 0; g < groups; g++) {
-      scaleData[scaleAt(layout, outline, n, g)] = scales[g]!;
-      writeZero(layout, outline, zeroWordsOut, n, g, zeros[g]!);
+      const at = scaleAt(layout, outline, n, g);
+      scaleData[at] = scales[g]!;
+      if (fast) zeroData[at] = zeros[g]!;
+      else writeZero(layout, outline, zeroData as Uint32Array, n, g, zeros[g]!);
     }
   }
   const tensor = (
@@ -139,8 +94,8 @@ function pack(module: string, weight: LinearWeight, layout: Layout, group: numbe
     data: new Uint8Array(buffer),
   });
   return [
-    tensor("qweight", "I32", words),
-    tensor("qzeros", "I32", zeroWordsOut),
+    tensor("qweight", fast ? "I16" : "I32", words),
+    tensor("qzeros", fast ? "F16" : "I32", zeroData),
     tensor("scales", "F16", scaleData),
     ...(bias ? [floatTensor(`${module}.bias`, bias)] : []),
   ];

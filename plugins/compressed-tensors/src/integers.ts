@@ -37,13 +37,7 @@ export async function openPacked(
   signal?: AbortSignal,
 ): Promise<OpenModule> {
   const { bits, group } = scheme;
-  if (bits < 2 || bits > 8) {
-    throw fail(
-      "unsupported-bits",
-      `${site.where} has codes of ${bits} bits; 2 to 8 are possible`,
-      "type-unsupported",
-    );
-  }
+  checkBits(site, bits);
   const packed = site.need("weight_packed", ["I32", "U32"], [undefined, undefined]);
   const shape = site.maybe("weight_shape", ["I64", "I32"], [2]);
   const [rows, words] = packed.shape as [number, number];
@@ -108,13 +102,7 @@ export async function openPacked(
 /** int-quantized: a signed byte for each code. */
 export function openBytes(site: ModuleTensors, scheme: IntegerScheme): OpenModule {
   const { bits } = scheme;
-  if (bits < 2 || bits > 8) {
-    throw fail(
-      "unsupported-bits",
-      `${site.where} has codes of ${bits} bits; 2 to 8 are possible`,
-      "type-unsupported",
-    );
-  }
+  checkBits(site, bits);
   const weight = site.need("weight", ["I8"], [undefined, undefined]);
   const [rows, columns] = weight.shape as [number, number];
   const scales = needScales(site, scheme, rows);
@@ -146,6 +134,15 @@ export function openBytes(site: ModuleTensors, scheme: IntegerScheme): OpenModul
       return { segments: builder.segments };
     },
     { unread },
+  );
+}
+
+function checkBits({ where }: ModuleTensors, bits: number): void {
+  if (bits >= 2 && bits <= 8) return;
+  throw fail(
+    "unsupported-bits",
+    `${where} has codes of ${bits} bits; 2 to 8 are possible`,
+    "type-unsupported",
   );
 }
 
@@ -262,7 +259,8 @@ function unpack(
   }
 }
 
-function layoutOf(columns: number, words: number, bits: number): Layout | "ambiguous" | undefined {
+/** How so many words hold so many codes; undefined where they do not. */
+export function layoutOf(columns: number, words: number, bits: number): Layout | "ambiguous" | undefined {
   const dense = words === wordsOf(columns, bits);
   const whole = words === Math.ceil(columns / Math.floor(32 / bits));
   // One word looks the same in both, and so do all words where codes never straddle.

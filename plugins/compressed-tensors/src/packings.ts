@@ -166,7 +166,6 @@ export const fp8Packing: Packing = {
     ]);
     const open = (site: ModuleTensors): OpenModule => {
       const scale = fp8Scales.find((part) => site.has(part))!;
-      // Modules smaller than a block have one scale, as they would anyway.
       const strategy = scale === "weight_scale_inv" && block ? block : "any";
       return openFloat8(site, { scale, strategy, ...(format && { format }) });
     };
@@ -185,7 +184,10 @@ function readFloat8(value: JsonValue | undefined): Float8 | undefined {
 /** MXFP4 of gpt-oss: experts in one stack, under the names of transformers or the original ones. */
 export const mxfp4Packing: Packing = {
   name: "mxfp4",
-  detect: (checkpoint) => sure(checkpoint, ["mxfp4"], (name) => /[._]blocks$/.test(name)),
+  detect(checkpoint) {
+    const hasScales = (name: string) => checkpoint.tensors.has(name.replace(/blocks$/, "scales"));
+    return sure(checkpoint, ["mxfp4"], (name) => /[._]blocks$/.test(name) && hasScales(name));
+  },
   open(checkpoint, signal): Promise<PackedModules> {
     const open = (site: ModuleTensors): OpenModule => {
       const joint = checkpoint.tensors.has(`${site.module}_blocks`) ? "_" : ".";

@@ -1,25 +1,19 @@
 import {
-  buildGrid,
-  floatToBits,
   type IntegerGrid,
   integerGrid,
-  type LinearShape,
   type LinearWeight,
   type PackedTensor,
   type PackingOptions,
   regrid,
-  roundHalfEven,
-  roundToBf16,
   rowsOf,
   wordsOf,
   writeCodes,
 } from "@lowbit/core";
+import { layoutOf } from "./integers.ts";
 import { tokens, type WrittenForm } from "./write-config.ts";
 import { biasTensor, bytesOf } from "./write-floats.ts";
 
 const dtypes = { f16: "F16", bf16: "BF16", f32: "F32" } as const;
-/** Scale of a group of nothing but zeros: the reference's smallest step of bfloat16. */
-const scaleOfZeros = 2 ** -7;
 
 /** The weight, or the same values in a type that a reader of the written tensors would give; undefined where there is none. */
 export function holdIntegers(
@@ -42,7 +36,7 @@ export function holdIntegers(
 function fittingGrid(weight: LinearWeight, form: "bytes" | "words"): IntegerGrid | undefined {
   const grid = integerGrid(weight);
   if (!grid || grid.bits < 2 || grid.scale === "none" || grid.round || weight.rowScale) return undefined;
-  if (form === "bytes" && weight.permute) return undefined;
+  if (form === "bytes" ? weight.permute : !isClear(weight.in, grid.bits)) return undefined;
   const most = 2 ** grid.bits - 1;
   if (typeof grid.zero === "number") return grid.zero >= 0 && grid.zero <= most ? grid : undefined;
   const row = rowOf(grid, weight.in);
@@ -51,6 +45,11 @@ function fittingGrid(weight: LinearWeight, form: "bytes" | "words"): IntegerGrid
     if (row.zeros.some((zero) => zero > most)) return undefined;
   }
   return grid;
+}
+
+/** Could a reader tell the packing from the number of words? */
+export function isClear(columns: number, bits: number): boolean {
+  return layoutOf(columns, wordsOf(columns, bits), bits) === "dense";
 }
 
 interface GridRow {
@@ -165,57 +164,4 @@ function packZeros(zeros: Uint8Array, rows: number, groups: number, bits: number
     writeCodes(words, { bits, at: g, stride: groups }, column);
   }
   return bytesOf(words);
-}
-
-export interface IntegerChoice {
-  readonly bits: number;
-  readonly group: number;
-  readonly symmetric: boolean;
-}
-
-/**
- * To the nearest, as compressed-tensors does without calibration: scale = 2·max|w| / (2^b − 1), or (max − min) / (2^b − 1) where
- * min ≤ 0 ≤ max; scales are bfloat16.
- */
-export function quantizeIntegers(
-  values: Float32Array,
-  { out, in: columns, experts }: LinearShape,
-  { bits, group, symmetric }: IntegerChoice,
-): LinearWeight {
-  const rows = out * (experts ?? 1);
-  const most = 2 ** bits - 1;
-  const middle = 2 ** (bits - 1);
-  const builder = buildGrid(rows, columns, {
-    bits,
-    group,
-    scale: "bf16",
-    zero: symmetric ? middle : "integer",
-  });
-  const { groups } = builder;
-  const codes = new Uint8Array(columns);
-  const scales = new Uint16Array(groups);
-  const zeros = new Uint8Array(groups);
-  for (let n = 0; n < rows; n++) {
-    const row = values.subarray(n * columns, (n + 1) * columns);
-    for (let g = 0; g < groups; g++) {
-      const end = Math.min((g + 1) * group, columns);
-      let min = 0;
-      let max = 0;
-      for (let k = g * group; k < end; k++) {
-        min = Math.min(min, row[k]!);
-        max = Math.max(max, row[k]!);
-      }
-      const range = symmetric ? 2 * Math.max(max, -min) : max - min;
-      const scale = roundToBf16(Math.fround(range / most)) || scaleOfZeros;
-      const zero = symmetric ? middle : Math.max(0, Math.min(most, roundHalfEven(Math.fround(-min / scale))));
-      for (let k = g * group; k < end; k++) {
-        const code = roundHalfEven(Math.fround(Math.fround(row[k]! / scale) + zero));
-        codes[k] = Math.max(0, Math.min(most, code));
-      }
-      scales[g] = floatToBits(scale) >>> 16;
-      zeros[g] = zero;
-    }
-    builder.row(n, codes, scales, zeros);
-  }
-  return { out, in: columns, ...(experts !== undefined && { experts }), segments: builder.segments };
 }

@@ -205,6 +205,11 @@ describe("quantize", () => {
       expect(quantize(new Float32Array(256), { out: 1, in: 256, role })).toBeUndefined();
     }
     expect(quantize(new Float32Array(200), { out: 1, in: 200, role: "x" })).toBeUndefined();
+    // Readers could not tell the packing of so few words.
+    const narrow = { out: 1, in: 20, role: "x" };
+    expect(
+      packing.writer!({ bits: 3, groupSize: 20 }).quantize(new Float32Array(20), narrow),
+    ).toBeUndefined();
     expect(() => quantize(new Float32Array(128).fill(Number.NaN), { out: 1, in: 128, role: "x" })).toThrow(
       /finite/,
     );
@@ -302,6 +307,23 @@ describe("damage", () => {
     renamed,
     { quant_method: "fp8", activation_scheme: "dynamic", weight_block_size: [16, 256] },
   ]);
+
+  const zeros = (name: string, dtype: PackedTensor["dtype"], shape: readonly number[]): PackedTensor => {
+    const bytes = (shape.reduce((a, b) => a * b, 1) * safetensorsBits[dtype]) / 8;
+    return { name, dtype, shape, data: new Uint8Array(bytes).fill(0x35) };
+  };
+  const nv = [
+    zeros("m.weight", "U8", [4, 32]),
+    zeros("m.weight_scale", "F8_E4M3", [4, 4]),
+    zeros("m.weight_scale_2", "F32", []),
+  ];
+  files.push(["modelopt", nv, { quant_method: "modelopt", quant_algo: "NVFP4", group_size: 16 }]);
+  const experts = [
+    zeros("m_blocks", "U8", [2, 3, 2, 16]),
+    zeros("m_scales", "U8", [2, 3, 2]),
+    zeros("m_bias", "BF16", [2, 3]),
+  ];
+  files.push(["gpt-oss", experts, { quant_method: "mxfp4", modules_to_not_convert: [] }]);
 
   it.each(files)("of %s files ends in an error or a weight, soon", async (name, tensors, config) => {
     const next = random(seedFor(name, 11));

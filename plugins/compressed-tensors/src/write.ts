@@ -4,10 +4,11 @@ import {
   LowbitError,
   type PackingOptions,
   type PackingWriter,
+  quantizeGrid,
 } from "@lowbit/core";
 import { describeSchemes, type WrittenForm } from "./write-config.ts";
 import { floatForm, quantizeFloat8, quantizeMxfp4, type Variant, variants } from "./write-floats.ts";
-import { holdIntegers, integerForm, quantizeIntegers } from "./write-integers.ts";
+import { holdIntegers, integerForm, isClear } from "./write-integers.ts";
 
 /** Modules that stay plain: tables of embeddings, heads, and the small matrices that choose experts. */
 const plainRoles = /^(embed|head)|router$/;
@@ -64,7 +65,7 @@ function quantize(
   variant: Variant,
   { bits, groupSize, symmetric = true }: PackingOptions,
 ): LinearWeight | undefined {
-  const { in: columns } = shape;
+  const { out, in: columns, experts } = shape;
   if (variant === "float-quantized") return quantizeFloat8(values, shape);
   if (variant === "mxfp4-pack-quantized")
     return columns % 32 === 0 ? quantizeMxfp4(values, shape) : undefined;
@@ -72,8 +73,11 @@ function quantize(
   const group = groupSize ?? (bytes ? -1 : 128);
   const own = group === -1 ? columns : group;
   // The reference divides rows into equal groups only.
-  if (columns % own !== 0) return undefined;
-  return quantizeIntegers(values, shape, { bits: bits ?? (bytes ? 8 : 4), group: own, symmetric });
+  const ownBits = bits ?? (bytes ? 8 : 4);
+  if (columns % own !== 0 || !(bytes || isClear(columns, ownBits))) return undefined;
+  const zero = symmetric ? 2 ** (ownBits - 1) : "integer";
+  const segments = quantizeGrid(values, columns, { bits: ownBits, group: own, scale: "bf16", zero });
+  return { out, in: columns, ...(experts !== undefined && { experts }), segments };
 }
 
 function formOf(weight: LinearWeight, integers: "bytes" | "words"): WrittenForm {

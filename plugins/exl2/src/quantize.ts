@@ -42,23 +42,23 @@ function mix(high: number, low: number, wide: number, columns: number, groupSize
 }
 
 /**
- * Rounds to nearest by the reference's rule, without its feedback of errors, for which it needs activations. Inputs with large columns
- * come first, where the wider codes are. `values` is [out, columns].
+ * Rounds to nearest by the reference's rule, without its feedback of errors, for which it needs activations. `order` says which input each column
+ * takes; the first ones have the wider codes. `values` is [out, columns].
  */
 export function quantizeExl2(
   values: Float32Array,
   out: number,
   columns: number,
   spans: readonly Span[],
+  order: Int32Array,
 ): LinearWeight {
-  const permute = orderByNorm(values, out, columns);
   const scaleMax: number[] = [];
   const segments = spans.map((span): WeightSegment => {
     const { bits, size, groups, type, from, to } = span;
     const blocks = new Uint8Array(out * groups * (size / type.block) * type.bytes);
     const group = new Float32Array(out * size);
     for (let g = 0; g < groups; g++) {
-      const inputs = permute.subarray(from + g * size, from + (g + 1) * size);
+      const inputs = order.subarray(from + g * size, from + (g + 1) * size);
       for (let n = 0, at = 0; n < out; n++) {
         for (let j = 0; j < size; j++, at++) group[at] = values[n * columns + inputs[j]!]!;
       }
@@ -76,11 +76,12 @@ export function quantizeExl2(
     }
     return { type, from, to, blocks };
   });
-  return { out, in: columns, permute, segments, provenance: { exl2: { scaleMax } } };
+  const permute = order.every((input, j) => input === j) ? undefined : order;
+  return { out, in: columns, segments, ...(permute && { permute }), provenance: { exl2: { scaleMax } } };
 }
 
 /** Inputs by falling norm of their column; equal ones stay in order. */
-function orderByNorm(values: Float32Array, out: number, columns: number): Int32Array {
+export function orderByNorm(values: Float32Array, out: number, columns: number): Int32Array {
   const norms = new Float64Array(columns);
   for (let n = 0, at = 0; n < out; n++) {
     for (let k = 0; k < columns; k++, at++) norms[k] = norms[k]! + values[at]! ** 2;

@@ -100,6 +100,19 @@ describe("quantizing", () => {
     expect([...weight.permute!.subarray(96)].every((input) => input < 32)).toBe(true);
   });
 
+  test("experts of a layer keep their inputs in order, so that they can be stacked", async () => {
+    const [out, columns] = [32, 64];
+    const values = gaussian(out * columns, 8);
+    const weight = writer({ bits: 6 }).quantize(values, {
+      out,
+      in: columns,
+      role: "layers.0.ffn.experts.up",
+    })!;
+    expect(weight.permute).toBeUndefined();
+    expect(relativeError(values, denseWeight(weight))).toBeLessThan(0.15);
+    expect(await reread(writer().pack(module, weight))).toEqual(weight);
+  });
+
   test("outputs are filled up to 32 and a bias is kept", async () => {
     const [out, columns] = [45, 64];
     const bias = gaussian(out, 3).map((value) => halfToFloat(floatToHalf(value)));
@@ -165,7 +178,7 @@ describe("quantizing", () => {
       quantization: { quant_method: "exl2", bits: 3.5, head_bits: 6 },
       baseName: "output",
     });
-    expect(writer().configuration(new Map(), []).quantization).toMatchObject({ bits: 4, head_bits: 16 });
+    expect(writer().configuration(new Map(), []).quantization).toMatchObject({ bits: 5, head_bits: 16 });
   });
 });
 

@@ -14,7 +14,7 @@ import {
   writeCodes,
 } from "@lowbit/core";
 import { copySpan, fail, type Span, spansOf, widths } from "./layout.ts";
-import { headGroups, layerGroups, quantizeExl2 } from "./quantize.ts";
+import { headGroups, layerGroups, orderByNorm, quantizeExl2 } from "./quantize.ts";
 import { type SplitScales, splitScales } from "./scales.ts";
 
 /** Modules that stay plain: tables of embeddings and the small matrices that choose experts. */
@@ -22,11 +22,11 @@ const plainRoles = /^embed|router$/;
 const headBits = 6;
 
 /**
- * Options: `bits`, 2.3 to 8, of an average weight of the layers with everything stored beside the codes (@default 4; a head has
+ * Options: `bits`, 2.3 to 8, of an average weight of the layers with everything stored beside the codes (@default 5; a head has
  * 6-bit codes); `groupSize` 32, 64 or 128 (@default 128, 32 for fewer than 1024 inputs).
  */
 export function exl2Writer(options: PackingOptions): PackingWriter {
-  const { bits = 4, groupSize, symmetric = true, variant } = options;
+  const { bits = 5, groupSize, symmetric = true, variant } = options;
   if (!(bits >= 2.3 && bits <= 8)) throw refuse(`${bits} bits are not possible; 2.3 to 8 are`);
   if (groupSize !== undefined && ![32, 64, 128].includes(groupSize))
     throw refuse(`groups of ${groupSize} are not possible; 32, 64 and 128 are`);
@@ -49,7 +49,10 @@ function quantize(
   if (experts !== 1 || plainRoles.test(role) || columns % 32 !== 0) return undefined;
   const size = groupSize ?? (columns < 1024 ? 32 : 128);
   const spans = role === "head" ? headGroups(columns) : layerGroups(bits, out, columns, size);
-  return quantizeExl2(values, out, columns, spans);
+  // Experts of one layer are run as one stack, whose inputs have one order.
+  const byNorm = orderByNorm(values, out, columns);
+  const order = /\.experts\./.test(role) ? byNorm.sort() : byNorm;
+  return quantizeExl2(values, out, columns, spans, order);
 }
 
 interface Parts {

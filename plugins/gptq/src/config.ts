@@ -3,7 +3,7 @@ import { compilePattern, type JsonValue, type PackedCheckpoint, packingError } f
 /** How the modules of a GPTQ checkpoint are packed. */
 export interface GptqConfig extends ModuleConfig {
   /** Stored zero points are one too small ("gptq"), or plain; "gptq_p" packs in planes, with plain zero points. */
-  readonly format: "gptq" | "gptq_v2" | "gptq_p";
+  readonly format: (typeof gptqFormats)[number];
   /** "lm_head" is declared to be quantized. */
   readonly head: boolean;
   /** The first that matches a module's name wins; without settings it is not quantized. */
@@ -24,9 +24,19 @@ export interface ModuleConfig {
 
 type JsonObject = ReadonlyMap<string, JsonValue>;
 
-const continuousBits = [2, 3, 4, 8];
-const planarBits = [2, 3, 4, 5, 6, 7, 8];
+export const gptqFormats = ["gptq", "gptq_v2", "gptq_p"] as const;
+export const continuousBits: readonly number[] = [2, 3, 4, 8];
+export const planarBits: readonly number[] = [2, 3, 4, 5, 6, 7, 8];
 const maxOverrides = 1000;
+
+export function bitsOf(format: GptqConfig["format"]): readonly number[] {
+  return format === "gptq_p" ? planarBits : continuousBits;
+}
+
+/** Inputs and outputs come in multiples of this: they fill words; in planes and with 3 bits, as many words as a code has bits. */
+export function unitOf(bits: number, format: GptqConfig["format"]): number {
+  return format === "gptq_p" || 32 % bits !== 0 ? 32 : 32 / bits;
+}
 
 /**
  * Reads quantize_config.json or config.json's quantization_config, under the names of every tool that wrote them. Throws
@@ -42,7 +52,7 @@ export function gptqConfig({ quantization, quantizationFile, name }: PackedCheck
   const declared =
     text(quantization, file, "checkpoint_format") ?? text(quantization, file, "format") ?? "gptq";
   const marlin = quantization.get("is_marlin_format") === true || declared === "marlin";
-  const format = (["gptq", "gptq_v2", "gptq_p"] as const).find((known) => known === declared);
+  const format = gptqFormats.find((known) => known === declared);
   if (marlin || !format) refuseVariant(file, marlin ? "marlin" : declared);
   const method = text(quantization, file, "method") ?? "gptq";
   if (method !== "gptq") refuseVariant(file, method);
@@ -55,7 +65,7 @@ export function gptqConfig({ quantization, quantizationFile, name }: PackedCheck
     throw gptqError("invalid-config", `${file} does not say how many bits a code has`);
   }
   return {
-    ...settings(quantization, file, base, format === "gptq_p" ? planarBits : continuousBits),
+    ...settings(quantization, file, base, bitsOf(format)),
     format,
     head: quantization.get("lm_head") === true,
     overrides: overrides(quantization.get("dynamic"), file),
@@ -66,10 +76,8 @@ export function gptqConfig({ quantization, quantizationFile, name }: PackedCheck
 export function moduleConfig(config: GptqConfig, module: string, file: string): ModuleConfig | undefined {
   const override = config.overrides.find(({ matches }) => matches(module));
   if (override === undefined) return config;
-  const bits = config.format === "gptq_p" ? planarBits : continuousBits;
-  return (
-    override.settings && settings(override.settings, `${file}: the override for ${module}`, config, bits)
-  );
+  const where = `${file}: the override for ${module}`;
+  return override.settings && settings(override.settings, where, config, bitsOf(config.format));
 }
 
 function settings(

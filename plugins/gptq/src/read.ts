@@ -13,7 +13,7 @@ import {
   readCodes,
   type SafetensorsTensor,
 } from "@lowbit/core";
-import { type GptqConfig, gptqConfig, gptqError, moduleConfig, refuseVariant } from "./config.ts";
+import { type GptqConfig, gptqConfig, gptqError, moduleConfig, refuseVariant, unitOf } from "./config.ts";
 import { permutation } from "./order.ts";
 import { readPlanes } from "./planes.ts";
 import { constantOf, readZeros, type ZeroPoints, zeroPointsOf } from "./zeros.ts";
@@ -94,8 +94,7 @@ function openModule(tensors: ModuleTensors, config: GptqConfig, zeroPoints: Zero
   const order = tensors.maybe("g_idx", ["I32"], [undefined]);
   const [words = 0, out = 0] = qweight.shape;
   const columns = (words * 32) / bits;
-  // Planes and codes of 3 bits come in words for 32 codes.
-  const unit = planar || 32 % bits !== 0 ? 32 : 32 / bits;
+  const unit = unitOf(bits, config.format);
   if (columns % unit !== 0 || out % unit !== 0 || (order && order.shape[0] !== columns)) {
     const inputs = order ? `, g_idx [${order.shape[0]}]` : "";
     const found = `qweight [${words}, ${out}]${inputs}`;

@@ -1,0 +1,22 @@
+/** Names that end a turn or a text wherever they are tokens, whatever type a file gives them. */
+export const endTokenNames: readonly string[] = [
+  "<|im_end|>",
+  "<|eot_id|>",
+  "<|eom_id|>",
+  "<|end|>",
+  "<|endoftext|>",
+  "<|end_of_text|>",
+  "<|END_OF_TURN_TOKEN|>",
+  "<end_of_turn>",
+  "<turn|>",
+  "<|return|>",
+  "<|call|>",
+  "<|calls|>",
+  "<|flush|>",
+  "<EOT>",
+  "_<EOT>",
+  "[EOT]",
+  "[EOS]",
+  "<｜end▁of▁sentence｜>",
+  "<end_of_utterance>",
+];
