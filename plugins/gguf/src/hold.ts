@@ -9,7 +9,7 @@ import {
   rowsOf,
 } from "@lowbit/core";
 import { holdingType, putCodes, quantizeTo } from "./quantize.ts";
-import { ggmlTypeIds, Q4_0, Q4_1, Q5_0, Q8_0 } from "./types.ts";
+import { BF16, F16, F32, ggmlTypeIds, Q4_0, Q4_1, Q5_0, Q8_0 } from "./types.ts";
 
 /** A matrix in one type of ggml. */
 export interface GgmlMatrix {
@@ -37,19 +37,21 @@ export function holdMatrix(weight: LinearWeight, preferred?: QuantType): GgmlMat
   if (plain && segment && weight.segments.length === 1 && ggmlTypeIds.has(segment.type)) {
     return { type: segment.type, blocks: segment.blocks, moved: true };
   }
+  const numbers = plain && segment && weight.segments.length === 1 ? plainType(segment.type) : undefined;
+  if (numbers && segment) return { type: numbers, blocks: segment.blocks, moved: true };
   const held = plain ? holdGrid(weight) : undefined;
   if (held) return held;
   const values = denseWeight(weight);
   const type = holdingType(values, preferred);
-  return { type, blocks: quantizeTo(type, values), moved: sameNumbers(weight, type) };
+  return { type, blocks: quantizeTo(type, values), moved: false };
 }
 
-/** Plain numbers that were in this format already, though under another object. */
-function sameNumbers({ segments, permute, rowScale }: LinearWeight, type: QuantType): boolean {
-  const [segment] = segments;
-  const [ours, theirs] = [type.values, segment?.type.values];
-  const equal = ours.kind === "dense" && theirs?.kind === "dense" && ours.format === theirs.format;
-  return equal && segments.length === 1 && !permute && !rowScale;
+/** ggml's type for plain numbers that another format has under a type of its own. */
+function plainType({ values }: QuantType): QuantType | undefined {
+  if (values.kind !== "dense") return undefined;
+  return [F32, F16, BF16].find(
+    (type) => type.values.kind === "dense" && type.values.format === values.format,
+  );
 }
 
 /** Does every value fit this type as it is? Then the matrix in it. */
