@@ -8,15 +8,50 @@
  * the activations is included.
  */
 import { parseArgs } from "node:util";
+import { denseType, type GridShape, gridType, type QuantType } from "@lowbit/core";
 import { ggmlTypes } from "@lowbit/gguf";
 import { activationBytes } from "../src/weights.ts";
 import { LinearKit, linearWeight, normals, randomBlocks, seeded } from "../test/linear-kit.ts";
+
+/** Types of other formats, named by their traits. */
+const grid = (shape: GridShape): [string, QuantType] => {
+  const type = gridType(shape);
+  return [type.name, type];
+};
+const nf4: QuantType = {
+  name: "NF4",
+  block: 64,
+  bytes: 36,
+  code: { per: 1, pieces: [{ at: 32, bits: 4, dims: [[64, 4]] }] },
+  // Any values that are no small integers.
+  values: {
+    kind: "book",
+    dimension: 1,
+    table: Array.from({ length: 16 }, (_, i) => Math.fround(Math.sin(i))),
+  },
+  scale: { super: { field: { per: 64, pieces: [{ at: 0, bits: 32, dims: [] }] }, format: "f32" } },
+};
+const types: ReadonlyMap<string, QuantType> = new Map([
+  ...[...ggmlTypes.values()].map((type): [string, QuantType] => [type.name, type]),
+  grid({ bits: 4, group: 128, scale: "f16", zero: 8 }),
+  grid({ bits: 4, group: 128, scale: "f16", zero: "integer" }),
+  grid({ bits: 4, group: 64, scale: "f16", zero: "f16" }),
+  grid({ bits: 8, group: 128, scale: "f16", zero: "integer" }),
+  grid({ bits: 3, group: 128, scale: "f16", zero: "integer" }),
+  ["NF4", nf4],
+  ["f8-e4m3", denseType("f8-e4m3", "f8-e4m3")],
+  ["f8-e5m2", denseType("f8-e5m2", "f8-e5m2")],
+  // With a factor for each row.
+  ["i8", denseType("i8", "i8")],
+]);
 
 const { values } = parseArgs({
   options: {
     types: {
       type: "string",
-      default: "Q4_0,Q8_0,Q4_K,Q5_K,Q6_K,Q3_K,Q2_K,Q5_0,IQ4_NL,IQ4_XS,MXFP4,IQ2_XXS,IQ3_S,TQ2_0,Q1_0,F16,F32",
+      default:
+        "Q4_0,Q4_1,Q8_0,Q4_K,Q5_K,Q6_K,Q3_K,Q2_K,Q5_0,IQ4_NL,IQ4_XS,MXFP4,IQ2_XXS,IQ3_S,TQ2_0,Q1_0,F16,F32," +
+        "int4 g128 f16 8,int4 g128 f16 z-integer,int4 g64 f16 z-f16,int3 g128 f16 z-integer,int8 g128 f16 z-integer,NF4,f8-e4m3,i8",
     },
     rows: { type: "string", default: "16384" },
     columns: { type: "string", default: "4096" },
@@ -43,19 +78,22 @@ function bestSeconds(run: () => void): number {
 for (const kind of values.kinds.split(",") as ("simd128" | "relaxed" | "narrow")[]) {
   console.log(`\n${kind}, ${rows} × ${columns}`);
   console.log(
-    `type      layout          bpw   repack M/s ${values.tokens
+    `type                        layout          bpw   repack M/s ${values.tokens
       .split(",")
       .map((n) => `${`M=${n} GB/s`.padStart(12)}${"GMAC/s".padStart(8)}`)
       .join("")}`,
   );
-  for (const type of [...ggmlTypes.values()].filter(({ name }) => values.types.split(",").includes(name))) {
+  for (const name of values.types.split(",")) {
+    const type = types.get(name);
+    if (type === undefined) throw new Error(`There is no type ${name}: ${[...types.keys()].join(", ")}`);
     const kit = new LinearKit(kind);
     // A few distinct rows, repeated: the kernels' time does not depend on the values.
     const pattern = randomBlocks(type, (8 * columns) / type.block, seeded(1));
     const blocks = new Uint8Array((pattern.length / 8) * rows);
     for (let at = 0; at < blocks.length; at += pattern.length) blocks.set(pattern, at);
+    const extra = name === "i8" ? { rowScale: new Float32Array(rows).fill(0.01) } : {};
     const start = performance.now();
-    const weight = kit.weights.upload(linearWeight(type, rows, columns, blocks));
+    const weight = kit.weights.upload(linearWeight(type, rows, columns, blocks, extra));
     const repack = (rows * columns) / (performance.now() - start) / 1000;
     const cells = values.tokens
       .split(",")
@@ -80,7 +118,7 @@ for (const kind of values.kinds.split(",") as ("simd128" | "relaxed" | "narrow")
       });
     const bpw = ((8 * weight.bytes) / rows / columns).toFixed(2);
     console.log(
-      `${type.name.padEnd(10)}${weight.layout.padEnd(14)}${bpw.padStart(6)}${repack.toFixed(0).padStart(12)} ${cells.join("")}`,
+      `${name.padEnd(28)}${weight.layout.padEnd(14)}${bpw.padStart(6)}${repack.toFixed(0).padStart(12)} ${cells.join("")}`,
     );
   }
 }

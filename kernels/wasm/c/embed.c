@@ -32,6 +32,22 @@ static v128_t next_scale(const Scale *scale, const uint8_t *super, const uint8_t
   return *current;
 }
 
+static uint32_t bits_of(float x) { return (union { float number; uint32_t bits; }){x}.bits; }
+static float from_bits(uint32_t bits) { return (union { uint32_t bits; float number; }){bits}.number; }
+
+// To the nearest number of the format, ties to even. Products leave this out: it is at most half a unit in the last place of each weight.
+static float rounded(int32_t format, float x) {
+  uint32_t bits = bits_of(x);
+  if (format == ROUND_BF16) return from_bits((bits + 0x7fff + (bits >> 16 & 1)) & 0xffff0000u);
+  if (format != ROUND_F16) return x;
+  if (__builtin_fabsf(x) >= 65520.0f) return x * __builtin_inff();
+  // At 1.5 · 2^(e + 13) an f32 has the spacing of a half at 2^e.
+  uint32_t exponent = bits & 0x7f800000, least = 113u << 23;
+  float magic = 1.5f * from_bits((exponent > least ? exponent : least) + (13u << 23));
+  float sum = x + magic;
+  return from_bits(bits_of(sum - magic) | (bits & 0x80000000u));
+}
+
 static void put(float *y, float value, int adds) { *y = adds ? *y + value : value; }
 
 static void embed_packed(const Segment *s, const uint8_t *record, int lane, float *y) {
@@ -60,7 +76,8 @@ static void embed_packed(const Segment *s, const uint8_t *record, int lane, floa
                                          : (float)(bytes[4 * lane + i] - type->zero) * type->unit;
       if (type->has_min == ZERO) level -= mins[lane];
       float product = scales[lane] * level;
-      put(y + column + i, type->has_min == MIN || type->has_min == ZERO_FLOAT ? product - mins[lane] : product, s->adds);
+      if (type->has_min == MIN || type->has_min == ZERO_FLOAT) product -= mins[lane];
+      put(y + column + i, rounded(type->round, product), s->adds);
     }
   }
 }

@@ -106,13 +106,32 @@ INLINE void expand_nested(int32_t format, int32_t sub_kind, const Scale *scale, 
   }
 }
 
+// Super and sub, where there are such, cover the same columns, several groups.
+static void expand_wide(const Scale *scale, float unit, const uint8_t *super, const uint8_t *sub, int32_t first, int32_t groups, int32_t group,
+                        v128_t *out) {
+  int32_t per = scale->format != SCALE_NONE ? scale->super_per : scale->sub_per;
+  uint32_t next = (uint32_t)(first / per);
+  int32_t end = (per - first % per) / group;
+  v128_t factor = wasm_f32x4_splat(scale->multiplier * unit);
+  for (int32_t g = 0; g < groups; end += per / group) {
+    v128_t value = load_super(scale->format, scale->table, super, next);
+    if (scale->sub != SUB_NONE) value = wasm_f32x4_mul(value, load_sub(scale->sub, scale->offset, sub, next));
+    value = wasm_f32x4_mul(value, factor);
+    next++;
+    for (int32_t stop = end < groups ? end : groups; g < stop; g++, out += STRIP_RECORDS) wasm_v128_store(out, value);
+  }
+}
+
 void expand(const Scale *scale, float unit, const uint8_t *super, const uint8_t *sub, int32_t first, int32_t groups, int32_t group,
-                   v128_t *out) {
-  if (scale->format == SCALE_F16 && scale->sub == SUB_NONE && scale->super_per == group) {
+            v128_t *out) {
+  int has_super = scale->format != SCALE_NONE, has_sub = scale->sub != SUB_NONE;
+  if (scale->format == SCALE_F16 && !has_sub && scale->super_per == group) {
     expand_flat(scale->multiplier * unit, super, first, groups, group, out);
   } else if (scale->format == SCALE_F16 && scale->sub_per == group && first % scale->super_per == 0) {
     if (scale->sub == SUB_UNSIGNED) expand_nested(SCALE_F16, SUB_UNSIGNED, scale, unit, super, sub, first, groups, group, out);
     else expand_nested(SCALE_F16, SUB_SIGNED, scale, unit, super, sub, first, groups, group, out);
+  } else if ((has_super || has_sub) && (!has_super || !has_sub || scale->super_per == scale->sub_per)) {
+    expand_wide(scale, unit, super, sub, first, groups, group, out);
   } else {
     expand_any(scale, unit, super, sub, first, groups, group, out);
   }

@@ -45,7 +45,8 @@ enum { DENSE_F32 = 0, DENSE_F16 = 1, DENSE_BF16 = 2, PACKED = 3, LOOKUP = 4 };
 
 struct TypeInfo;  // type.h: what a quantization type compiles to
 
-// Columns [from, from + columns) of a weight. Rows lie in groups of 4 (padded with zeros); a group is one record of
+// Columns [from, from + columns) of a weight; those of planes are multiples of 32, and where the file's columns are fewer the rest is to meet
+// zeros. Rows lie in groups of 4 (padded with zeros); a group is one record of
 // `group_bytes`, a multiple of 16. The records of expert e begin at data + e · groups · group_bytes.
 typedef struct {
   int32_t kind;
@@ -66,7 +67,7 @@ enum { WEIGHT_QUANTIZES = 1, WEIGHT_GAPS = 2 };
 
 typedef struct {
   int32_t out;      // rows of one expert
-  int32_t in;
+  int32_t in;       // columns of x as the kernels are given it: in the order that the weight wants, with zeros between segments
   int32_t experts;
   int32_t groups;   // ⌈out / 4⌉
   const float *bias;  // [experts · out] or 0

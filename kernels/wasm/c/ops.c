@@ -266,12 +266,18 @@ void columns_of(const float *x, float *y, int32_t rows, int32_t columns, int32_t
   }
 }
 
-void permute_columns(const float *x, const int32_t *order, float *y, int32_t rows, int32_t columns, int32_t scatter) {
-  for (int32_t r = 0; r < rows; r++, x += columns, y += columns) {
+void permute_columns(const float *x, const int32_t *order, float *y, int32_t rows, int32_t columns, int32_t count, int32_t scatter) {
+  for (int32_t r = 0; r < rows; r++) {
     if (scatter) {
-      for (int32_t j = 0; j < columns; j++) y[order[j]] = x[j];
+      for (int32_t j = 0; j < count; j++) {
+        if (order[j] >= 0) y[order[j]] = x[j];
+      }
+      x += count;
+      y += columns;
     } else {
-      for (int32_t j = 0; j < columns; j++) y[j] = x[order[j]];
+      for (int32_t j = 0; j < count; j++) y[j] = order[j] >= 0 ? x[order[j]] : 0.0f;
+      x += columns;
+      y += count;
     }
   }
 }

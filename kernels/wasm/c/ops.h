@@ -38,8 +38,8 @@ void top_k(const float *x, int32_t rows, int32_t columns, int32_t k, int32_t *id
 
 // `count` columns from `from` on.
 void columns_of(const float *x, float *y, int32_t rows, int32_t columns, int32_t from, int32_t count);
-// y[r][j] = x[r][order[j]]; `scatter`: y[r][order[j]] = x[r][j].
-void permute_columns(const float *x, const int32_t *order, float *y, int32_t rows, int32_t columns, int32_t scatter);
+// order [count]: columns of x [rows, columns], each once, or −1. y[r][j] = x[r][order[j]], or 0; `scatter`: x is [rows, count], y[r][order[j]] = x[r][j].
+void permute_columns(const float *x, const int32_t *order, float *y, int32_t rows, int32_t columns, int32_t count, int32_t scatter);
 void gather_rows(const float *x, const int32_t *ids, float *y, int32_t count, int32_t columns);
 // y [n·k, columns], weights [n, k]: z[r] = Σ_j weights[r, j] · y[r·k + j].
 void weighted_sum(const float *y, const float *weights, float *z, int32_t n, int32_t k, int32_t columns);

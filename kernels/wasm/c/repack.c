@@ -88,10 +88,16 @@ static void read_book(const TypeInfo *type, const uint8_t *block, const uint8_t 
   }
 }
 
-// One row's level indices; for BYTES the bytes to store.
+// Columns of the file's blocks: the segment's may be a few more.
+static int32_t given_columns(const PackCall *call) {
+  const TypeInfo *type = call->segment->type;
+  return (int32_t)call->row_bytes / type->block_bytes * type->block;
+}
+
+// One row's level indices, or the bytes stored for them.
 static void read_row(const PackCall *call, int32_t row, uint8_t *levels) {
   const TypeInfo *type = call->segment->type;
-  int32_t columns = call->segment->columns;
+  int32_t columns = given_columns(call);
   const uint8_t *block = call->blocks + (uint32_t)row * call->row_bytes;
   const uint8_t *codes = call->codes ? call->codes + (uint32_t)row * (uint32_t)columns : 0;
   for (int32_t at = 0; at < columns; at += type->block, block += type->block_bytes) {
@@ -103,9 +109,10 @@ static void read_row(const PackCall *call, int32_t row, uint8_t *levels) {
       read_codes(type, block, levels + at);
     }
   }
-  if (type->mode == BYTES) {
+  if (type->stored) {
     for (int32_t i = 0; i < columns; i++) levels[i] = type->stored[levels[i]];
   }
+  for (int32_t i = columns; i < call->segment->columns; i++) levels[i] = 0;
 }
 
 // ---------------------------------------------------------------- planes
@@ -210,6 +217,7 @@ EXPORT(pack_rows) int32_t pack_rows(const PackCall *call) {
   const Segment *s = call->segment;
   const TypeInfo *type = s->type;
   uint32_t stride = (uint32_t)s->columns;
+  int32_t columns = given_columns(call);
   uint8_t *record = call->out;
   for (int32_t first = 0; first < call->rows; first += 4, record += s->group_bytes) {
     __builtin_memset(record, 0, s->group_bytes);  // rows past the end: scale 0
@@ -220,11 +228,11 @@ EXPORT(pack_rows) int32_t pack_rows(const PackCall *call) {
       }
       read_row(call, first + r, call->levels + (uint32_t)r * stride);
       const uint8_t *blocks = call->blocks + (uint32_t)(first + r) * call->row_bytes;
-      int32_t status = store_scales(type, &type->scale, blocks, s->columns, r, record + s->super_at, record + s->sub_at);
+      int32_t status = store_scales(type, &type->scale, blocks, columns, r, record + s->super_at, record + s->sub_at);
       if (status == PACK_OK && type->has_min == ZERO_FLOAT) {
-        status = store_products(type, blocks, s->columns, r, record + s->min_super_at);
+        status = store_products(type, blocks, columns, r, record + s->min_super_at);
       } else if (status == PACK_OK && type->has_min) {
-        status = store_scales(type, &type->min, blocks, s->columns, r, record + s->min_super_at, record + s->min_sub_at);
+        status = store_scales(type, &type->min, blocks, columns, r, record + s->min_super_at, record + s->min_sub_at);
       }
       if (status != PACK_OK) return status;
     }

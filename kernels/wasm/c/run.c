@@ -130,7 +130,7 @@ static int32_t run_entry(uint32_t op, const Word *a) {
     case OP_GATHER_ROWS: gather_rows(POINTER(0), &INT(4), POINTER(1), INT(3), INT(2)); return 1;
     case OP_WEIGHTED_SUM: weighted_sum(POINTER(0), POINTER(1), POINTER(2), INT(3), INT(4), INT(5)); return 1;
     case OP_NORMALIZE_ROWS: normalize_rows(POINTER(0), POINTER(1), INT(2), INT(3)); return 1;
-    case OP_PERMUTE_COLUMNS: permute_columns(POINTER(0), POINTER(1), POINTER(2), INT(3), INT(4), INT(5)); return 1;
+    case OP_PERMUTE_COLUMNS: permute_columns(POINTER(0), POINTER(1), POINTER(2), INT(3), INT(4), INT(5), INT(6)); return 1;
     default: return 0;
   }
 }

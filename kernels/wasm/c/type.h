@@ -46,6 +46,12 @@ enum {
   FLOATS = 4,        // value = floats[code]; 1 to 4 bits, or 8
 };
 
+// FLOATS of 8 bits whose finite codes stand for numbers of such a format.
+enum { ANY_FLOATS = 0, E4M3 = 1, E5M2 = 2 };
+
+// What its weights are rounded to at the end.
+enum { ROUND_NONE = 0, ROUND_F16 = 1, ROUND_BF16 = 2 };
+
 // What a type has besides scales. ZERO: min describes the zero points, w = scale · (level − Z); its super-scales are the scale's own and lie where
 // those do, so that scale · Z is an ordinary min. ZERO_FLOAT: zero points are numbers, and planes hold scale · Z.
 enum { NO_MIN = 0, MIN = 1, ZERO = 2, ZERO_FLOAT = 3 };
@@ -60,6 +66,7 @@ typedef struct TypeInfo {
   Scale scale;
   Scale min;
   int8_t table[16];
+  int32_t round;  // of embedded rows; products leave it out
   // For packing only:
   int32_t block;
   int32_t block_bytes;
@@ -71,8 +78,9 @@ typedef struct TypeInfo {
   const Field *sign;
   int32_t parity;
   const Field *delta;
-  const uint8_t *stored;   // BYTES: the byte stored for each level
+  const uint8_t *stored;   // the byte stored for each level; 0: the level
   const float *floats;     // FLOATS: value of each code; 16 or 256
+  int32_t form;            // FLOATS: of their values
   int32_t zero_format;     // ZERO_FLOAT: how the file holds the zero points
 } TypeInfo;
 

@@ -36,7 +36,7 @@ export function createOps({ recorder, kernels, tensor, weight: weightOf, kv: kvO
 
   /** x as the weight wants its columns. */
   function ordered(x: WasmTensor, weight: WasmWeight): WasmTensor {
-    return weight.order === undefined ? x : recorder.permuted(x, weight.order);
+    return weight.order === undefined ? x : recorder.permuted(x, weight.order, weight.columns);
   }
 
   function elementwise(op: number, name: string, x: WasmTensor, y: WasmTensor): WasmTensor {
@@ -77,10 +77,12 @@ export function createOps({ recorder, kernels, tensor, weight: weightOf, kv: kvO
         recorder.recordWithData(Op.embed, [weight.address, result.address, ids.length], ids);
         return result;
       }
-      const rows = recorder.tensor(ids.length, weight.in);
-      recorder.recordWithData(Op.embed, [weight.address, rows.address, ids.length], ids);
-      const { address } = rows;
-      recorder.record(Op.permuteColumns, address, weight.order, result.address, ids.length, weight.in, 1);
+      const bytes = ids.length * weight.columns * 4;
+      const rows = recorder.allocate(bytes, "Rows in another order");
+      recorder.recordWithData(Op.embed, [weight.address, rows, ids.length], ids);
+      const sizes = [ids.length, weight.in, weight.columns];
+      recorder.record(Op.permuteColumns, rows, weight.order, result.address, ...sizes, 1);
+      recorder.release(rows, bytes);
       return result;
     },
 

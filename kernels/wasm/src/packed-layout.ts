@@ -28,6 +28,9 @@ export const packedModes: {
 /** What a type has besides scales: the enum of c/type.h. */
 export const minKinds = { none: 0, min: 1, zero: 2, zeroFloat: 3 } as const;
 
+/** floats of 8 bits whose finite codes are such numbers: the enum of c/type.h. */
+export const floatForms = { any: 0, "f8-e4m3": 1, "f8-e5m2": 2 } as const;
+
 /** A type's planes: the dot product sees `operand − zero`, times `unit` the value before scaling. */
 export interface PackedLayout {
   readonly plan: QuantPlan;
@@ -40,10 +43,11 @@ export interface PackedLayout {
   readonly unit: number;
   /** table, signedTable: operand of each code. */
   readonly table: Int8Array;
-  /** bytes: operand of each level. */
+  /** bytes: operand of each level. floats: the code stored for each, where it is not the level. */
   readonly stored: Int8Array;
   /** floats: value of each code, 16 or 256. */
   readonly floats?: Float32Array;
+  readonly form: (typeof floatForms)[keyof typeof floatForms];
   /** A min, or scale · zero point. Its super-scales may be the scale's own, and then lie where those do. */
   readonly min?: ScalePlan;
   readonly minKind: (typeof minKinds)[keyof typeof minKinds];
@@ -101,7 +105,7 @@ function choose(plan: QuantPlan): PackedLayout | undefined {
     return undefined;
   const group = pers.every((per) => per % 32 === 0) ? 32 : 16;
   const operands = plan.family === "ints" ? intOperands(plan) : bookOperands(plan);
-  return operands && { plan, group, unit: plan.unit, ...second, ...operands };
+  return operands && { plan, group, unit: plan.unit, form: floatForms.any, ...second, ...operands };
 }
 
 /** What is subtracted, as kernels see it; undefined where they cannot. */
@@ -118,7 +122,9 @@ function minOf(plan: QuantPlan): Pick<PackedLayout, "min" | "minKind" | "zeroFor
   return { min: product, minKind: minKinds.zeroFloat, zeroFormat: format };
 }
 
-type Operands = Pick<PackedLayout, "mode" | "width" | "zero" | "table" | "stored" | "floats">;
+type Operands = Pick<PackedLayout, "mode" | "width" | "zero" | "table" | "stored" | "floats"> & {
+  readonly form?: PackedLayout["form"];
+};
 const noBytes: Int8Array = new Int8Array(0);
 
 function intOperands(plan: QuantPlan): Operands | undefined {
@@ -135,13 +141,7 @@ function intOperands(plan: QuantPlan): Operands | undefined {
 
 function bookOperands(plan: QuantPlan): Operands {
   const { levels } = plan;
-  if (plan.floats) {
-    const small = plan.levelBits <= 4;
-    const floats = new Float32Array(small ? 16 : 256);
-    floats.set(plan.floats);
-    const width = small ? plan.levelBits : 8;
-    return { mode: packedModes.floats, width, zero: 0, table: noBytes, stored: noBytes, floats };
-  }
+  if (plan.floats) return floatOperands(plan.floats, plan.levelBits);
   if (levels.length > 16) {
     return { mode: packedModes.bytes, width: 8, zero: 0, table: noBytes, stored: levels };
   }
@@ -151,6 +151,29 @@ function bookOperands(plan: QuantPlan): Operands {
     return { mode: packedModes.table, width: plan.levelBits, zero: -lowest, table, stored: noBytes };
   }
   return { mode: packedModes.signedTable, width: 4, zero: 0, table: levels, stored: noBytes };
+}
+
+function floatOperands(values: Float32Array, levelBits: number): Operands {
+  const small = levelBits <= 4;
+  const floats = new Float32Array(small ? 16 : 256);
+  floats.set(values);
+  const width = small ? levelBits : 8;
+  const form = { mode: packedModes.floats, width, zero: 0, table: noBytes };
+  for (const format of ["f8-e4m3", "f8-e5m2"] as const) {
+    const stored = small ? undefined : storedAs(format, floats);
+    if (stored) return { ...form, stored, floats, form: floatForms[format] };
+  }
+  return { ...form, stored: noBytes, floats };
+}
+
+/** A code of the format for each of 256 values, its own where that is finite; undefined if the format has no such value. */
+function storedAs(format: "f8-e4m3" | "f8-e5m2", values: Float32Array): Int8Array | undefined {
+  const decode = format === "f8-e4m3" ? e4m3ToFloat : e5m2ToFloat;
+  const numbers = Array.from({ length: 256 }, (_, code) => decode(code));
+  const codes = Array.from(values, (value, code) =>
+    Number.isFinite(numbers[code]) ? (Object.is(numbers[code], value) ? code : -1) : numbers.indexOf(value),
+  );
+  return codes.includes(-1) ? undefined : Int8Array.from(codes);
 }
 
 const superBits: Readonly<Record<string, number | undefined>> = { f32: 32, f16: 16, bf16: 16 };
@@ -184,7 +207,7 @@ export function needsIndex(plan: QuantPlan): boolean {
   return plan.family === "book" && !(direct && plan.index.every((level, i) => level === i));
 }
 
-/** Byte offsets of the parts of a record of four rows (c/linear.h), and its size. */
+/** Byte offsets of the parts of a record of four rows (c/linear.h), and its size. `columns`: a multiple of 32. */
 export interface RecordShape {
   readonly superAt: number;
   readonly subAt: number;
@@ -201,8 +224,8 @@ export function recordShape(layout: PackedLayout, columns: number): RecordShape 
     return at;
   };
   const parts = (scale: ScalePlan | undefined): readonly [number, number] => [
-    place(scale?.super ? (columns / scale.super.per) * 4 * superItemBytes(scale.super.format) : 0),
-    place(scale?.sub ? (columns / scale.sub.per) * 4 : 0),
+    place(scale?.super ? Math.ceil(columns / scale.super.per) * 4 * superItemBytes(scale.super.format) : 0),
+    place(scale?.sub ? Math.ceil(columns / scale.sub.per) * 4 : 0),
   ];
   const [superAt, subAt] = parts(layout.plan.scale);
   const { min, plan } = layout;

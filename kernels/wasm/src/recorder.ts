@@ -187,13 +187,13 @@ export class Recorder {
     return address;
   }
 
-  /** x with column j being its column order[j]: made once, while x lives. */
-  permuted(x: WasmTensor, order: number): WasmTensor {
+  /** x with column j of `columns` being its column order[j], or 0 where that is −1: made once, while x lives. */
+  permuted(x: WasmTensor, order: number, columns: number): WasmTensor {
     const known = x.permuted.get(order);
     if (known) return known;
-    const address = this.allocate(x.rows * x.columns * 4, "Activations in another order");
-    const result = new WasmTensor(this, { rows: x.rows, columns: x.columns, type: "f32" }, address, false);
-    this.record(Op.permuteColumns, x.address, order, address, x.rows, x.columns, 0);
+    const address = this.allocate(x.rows * columns * 4, "Activations in another order");
+    const result = new WasmTensor(this, { rows: x.rows, columns, type: "f32" }, address, false);
+    this.record(Op.permuteColumns, x.address, order, address, x.rows, x.columns, columns, 0);
     // A vector outlives the pass; what was made of it does not.
     if (x.persistent) return result;
     x.permuted.set(order, result);

@@ -23,6 +23,7 @@ export function typeInfo(layout: PackedLayout): Image {
     ...scaleWords(image, plan.scale),
     ...scaleWords(image, layout.min),
     ...image.bytesAsWords(layout.table, 16),
+    roundings[plan.type.round ?? ""] ?? 0,
     plan.type.block,
     plan.type.bytes,
     fieldPointer(image, plan.code),
@@ -37,6 +38,7 @@ export function typeInfo(layout: PackedLayout): Image {
       ? image.data(Int8Array.from({ length: 256 }, (_, i) => layout.stored[i] ?? 0))
       : 0,
     layout.floats ? image.data(layout.floats) : 0,
+    layout.form,
     superFormats[layout.zeroFormat ?? ""] ?? 0,
   ];
   image.write(info, words);
@@ -44,7 +46,7 @@ export function typeInfo(layout: PackedLayout): Image {
 }
 
 const scaleInfoWords = 9;
-const typeInfoWords = 6 + 2 * scaleInfoWords + 4 + 13;
+const typeInfoWords = 6 + 2 * scaleInfoWords + 4 + 15;
 
 /** A byte offset in the image; the address is added when it is placed. */
 interface Pointer {
@@ -104,6 +106,7 @@ class ImageWriter {
 
 const superFormats: Readonly<Record<string, number>> = { f32: 1, f16: 2, bf16: 3 };
 const tableFormat = 4;
+const roundings: Readonly<Record<string, number>> = { f16: 1, bf16: 2 };
 
 function scaleWords(image: ImageWriter, scale: ScalePlan | undefined): (number | Pointer)[] {
   if (scale === undefined) return new Array<number>(scaleInfoWords).fill(0);

@@ -60,10 +60,17 @@ export class LinearKit {
 
   /** The rows of an uploaded weight, decoded from its planes. */
   decode(weight: WasmWeight, ids: readonly number[]): Float32Array {
-    return this.#using([4 * ids.length, 4 * ids.length * weight.in], (idsAt, y) => {
+    const { columns, in: width } = weight;
+    return this.#using([4 * ids.length, 4 * ids.length * columns], (idsAt, y) => {
       this.heap.words.set(ids, idsAt / 4);
       this.exports.embed_rows(weight.address, idsAt, ids.length, y);
-      return this.heap.floats.slice(y / 4, y / 4 + ids.length * weight.in);
+      const decoded = new Float32Array(ids.length * width);
+      // Weights of one segment are filled up at the end of their rows.
+      for (let i = 0; i < ids.length; i++) {
+        const at = y / 4 + i * columns;
+        decoded.set(this.heap.floats.subarray(at, at + width), i * width);
+      }
+      return decoded;
     });
   }
 
@@ -191,7 +198,7 @@ export function normals(count: number, random: () => number): Float32Array {
   return Float32Array.from({ length: count }, () => random() + random() + random() + random() - 2);
 }
 
-/** Random blocks of a type, their super-scales finite and of like size. */
+/** Random blocks of a type, their super-scales, and zero points that are no integers, finite and of like size. */
 export function randomBlocks(type: QuantType, blocks: number, random: () => number): Uint8Array {
   const bytes = Uint8Array.from({ length: blocks * type.bytes }, () => Math.floor(random() * 256));
   const plan = planOf(type);
@@ -199,7 +206,9 @@ export function randomBlocks(type: QuantType, blocks: number, random: () => numb
     // Top bytes of numbers of ordinary size: no infinities, no subnormals.
     return bytes.map((byte, i) => (i % type.bytes === type.bytes - 1 ? (byte & 0x87) | 0x38 : byte));
   }
-  const supers = [plan.scale.super, plan.min?.super].filter((field) => field !== undefined);
+  const zero = plan.zeroPoint;
+  const zeros = zero?.format ? { ...zero, format: zero.format } : undefined;
+  const supers = [plan.scale.super, plan.min?.super, zeros].filter((field) => field !== undefined);
   for (let b = 0; b < blocks; b++) {
     const block = bytes.subarray(b * type.bytes, (b + 1) * type.bytes);
     for (const field of supers) {

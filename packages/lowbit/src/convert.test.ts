@@ -36,7 +36,7 @@ async function answer(name: string, backend: string): Promise<string> {
 
 async function logits(path: string): Promise<Float32Array> {
   await using model = await load(path, { backend: "reference", contextLength: 64 });
-  return model.forward(model.tokenizer.encode("What is the capital of France?"));
+  return await model.forward(model.tokenizer.encode("What is the capital of France?"));
 }
 
 const targets: readonly [name: string, options: ConvertOptions, mostError: number][] = [

@@ -1,27 +1,5 @@
+import { endTokenNames } from "@lowbit/core";
 import type { Vocabulary } from "./vocabulary.ts";
-
-/** Names that end a turn or a text wherever they are tokens. */
-const names: readonly string[] = [
-  "<|im_end|>",
-  "<|eot_id|>",
-  "<|eom_id|>",
-  "<|end|>",
-  "<|endoftext|>",
-  "<|end_of_text|>",
-  "<|END_OF_TURN_TOKEN|>",
-  "<end_of_turn>",
-  "<turn|>",
-  "<|return|>",
-  "<|call|>",
-  "<|calls|>",
-  "<|flush|>",
-  "<EOT>",
-  "_<EOT>",
-  "[EOT]",
-  "[EOS]",
-  "<｜end▁of▁sentence｜>",
-  "<end_of_utterance>",
-];
 
 /** What a code model writes when it has nothing more to fill in. */
 const codeNames: readonly string[] = ["<|fim_pad|>", "<|repo_name|>", "<|file_sep|>"];
@@ -29,7 +7,7 @@ const codeNames: readonly string[] = ["<|fim_pad|>", "<|repo_name|>", "<|file_se
 /** Ids of the tokens whose names end a turn or a text. */
 export function endTokensByName(vocabulary: Vocabulary): Set<number> {
   const ids = new Set<number>();
-  for (const name of names) {
+  for (const name of endTokenNames) {
     const id = vocabulary.id(name);
     if (id !== undefined) ids.add(id);
   }

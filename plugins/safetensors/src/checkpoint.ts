@@ -8,6 +8,7 @@ import {
   type QuantType,
   type SafetensorsFiles,
   type SafetensorsTensor,
+  safetensorsBits,
   type TokenizerSource,
   throwIfAborted,
   type WeightEntry,
@@ -48,7 +49,13 @@ export function checkpoint(opened: Opened): Checkpoint {
   }
   const contents: Contents = model
     ? sortContents(files.tensors, packed, model, file)
-    : { weights: new Map(), biases: new Map(), others: [...files.tensors.values()] };
+    : {
+        weights: new Map(),
+        biases: new Map(),
+        others: [...files.tensors.values()],
+        unclaimed: new Map(),
+      };
+  const [unclaimed] = contents.unclaimed.values();
   const reader = model && new WeightReader(opened, model, contents);
   const need = (): WeightReader => {
     if (reader) return reader;
@@ -58,7 +65,10 @@ export function checkpoint(opened: Opened): Checkpoint {
   return {
     format: "safetensors",
     get config(): ModelConfig {
-      return opened.model().config;
+      const { config } = opened.model();
+      // The engine would only miss the weight; this says why.
+      if (unclaimed) throw unclaimedError(file, unclaimed);
+      return config;
     },
     metadata,
     ...(tokenizer && { tokenizer }),
@@ -72,10 +82,16 @@ export function checkpoint(opened: Opened): Checkpoint {
 
 const F32 = denseTypes.F32 as QuantType;
 
-/** A tensor that stands for nothing: its type is only shown. */
-function otherEntry(tensor: SafetensorsTensor): WeightEntry {
-  const { name, shape, dtype, bytes } = tensor;
-  return { role: undefined, name, shape, type: denseTypes[dtype] ?? { ...F32, name: dtype }, bytes };
+/** A tensor that stands for no weight: its type is only shown. */
+function otherEntry({ name, shape, dtype, bytes }: SafetensorsTensor): WeightEntry {
+  return { role: undefined, name, shape, type: denseTypes[dtype] ?? shownType(dtype), bytes };
+}
+
+/** Whole bytes in which elements of a dtype come. */
+function shownType(dtype: SafetensorsTensor["dtype"]): QuantType {
+  const bits = safetensorsBits[dtype];
+  const block = bits < 8 ? 4 : 1;
+  return { ...F32, name: dtype, block, bytes: (block * bits) / 8 };
 }
 
 class WeightReader {
@@ -87,15 +103,23 @@ class WeightReader {
     this.#opened = opened;
     this.#model = model;
     this.#contents = contents;
-    for (const list of contents.weights.values()) for (const held of list) this.#check(held);
   }
 
   *entries(): IterableIterator<WeightEntry> {
     for (const [role, list] of this.#contents.weights) {
-      for (const [expert, held] of list.entries()) {
-        const bias = this.#contents.biases.get(biasKey(list.length > 1 ? { role, expert } : { role }));
-        yield this.#entry(role, held);
-        if (bias) yield { ...otherEntry(bias), role: `${role}.bias` };
+      yield this.#entry(role, list);
+      const biases = list.flatMap((_, expert) => this.#bias(role, list, expert) ?? []);
+      const [bias] = biases;
+      if (bias && list.length === 1) yield { ...otherEntry(bias), role: `${role}.bias` };
+      else if (bias) {
+        const bytes = biases.reduce((sum, { bytes }) => sum + bytes, 0);
+        yield {
+          ...otherEntry(bias),
+          role: `${role}.bias`,
+          name: starred(bias.name),
+          shape: [list.length, ...bias.shape],
+          bytes,
+        };
       }
     }
     for (const [role, values] of this.#model.vectors) {
@@ -115,11 +139,10 @@ class WeightReader {
     const parts: LinearWeight[] = [];
     for (const [expert, held] of list.entries()) {
       throwIfAborted(signal);
-      const key = biasKey(list.length > 1 ? { role, expert } : { role });
-      parts.push(await this.#read(role, held, this.#contents.biases.get(key), signal));
+      parts.push(await this.#read(role, held, this.#bias(role, list, expert), signal));
     }
     const [first] = parts;
-    const stacked = role.includes(".experts.") && first?.experts === undefined;
+    const stacked = isStack(role) && first?.experts === undefined;
     const weight = stacked ? stackExperts(role, parts) : (first as LinearWeight);
     return this.#rotated(role, weight);
   }
@@ -137,37 +160,45 @@ class WeightReader {
         : this.#contents.biases.get(biasOf);
     if (tensor === undefined) throw this.#missing(role);
     const values = await this.#numbers(tensor, signal);
+    const order = biasOf && this.#rowOrder(biasOf, values.length);
+    if (order) return Float32Array.from(order, (row) => values[row] ?? 0);
     const { normOffset } = this.#model.family.names;
     return normOffset && isNorm(role) ? values.map((value) => value + normOffset) : values;
   }
 
-  #entry(role: string, held: Held): WeightEntry {
+  #bias(role: string, list: readonly Held[], expert: number): SafetensorsTensor | undefined {
+    const isOne = list.length === 1 && this.#contents.biases.has(role);
+    return this.#contents.biases.get(isOne || !isStack(role) ? role : biasKey({ role, expert }));
+  }
+
+  /** One for all experts, which the architecture sees as one weight. */
+  #entry(role: string, list: readonly Held[]): WeightEntry {
+    const [held] = list as readonly [Held, ...Held[]];
+    const bytes = list.reduce(
+      (sum, held) => sum + (held.kind === "plain" ? held.tensor : held.packed).bytes,
+      0,
+    );
+    const stack = isStack(role) && !(held.kind === "packed" && held.packed.experts !== undefined);
+    const title = (name: string): string => (stack ? starred(name) : name);
+    const stacked = (shape: readonly number[]): readonly number[] =>
+      stack ? [list.length, ...shape] : shape;
     if (held.kind === "plain") {
-      const { name, dtype, bytes, shape } = held.tensor;
+      const { name, dtype, shape } = held.tensor;
       const type = denseTypes[dtype] as QuantType;
       const single = shape.length === 1 && role.endsWith(".shared.router");
       const turned = this.#isTransposed(role) ? shape.toReversed() : shape;
-      return { role, name, shape: single ? [1, ...shape] : turned, type, bytes };
+      return { role, name: title(name), shape: stacked(single ? [1, ...shape] : turned), type, bytes };
     }
     const { packed, module } = held;
     const largest = packed.segments.reduce((a, b) => (b.to - b.from > a.to - a.from ? b : a));
     return {
       role,
-      name: module,
-      shape: [...(packed.experts === undefined ? [] : [packed.experts]), packed.out, packed.in],
+      name: title(module),
+      shape: [...(packed.experts === undefined ? [] : [packed.experts]), ...stacked([packed.out, packed.in])],
       type: largest.type,
       segments: packed.segments,
-      bytes: packed.bytes,
+      bytes,
     };
-  }
-
-  #check(held: Held): void {
-    if (held.kind !== "plain" || denseTypes[held.tensor.dtype]) return;
-    const { name, dtype } = held.tensor;
-    const what = `${this.#opened.file}: ${name} is ${dtype}, and nothing says how it is quantized.`;
-    throw safetensorsError("type-unsupported", "unsupported-type", what, {
-      hint: "Its format may need a plugin, or a file such as quantize_config.json is missing.",
-    });
   }
 
   async #read(
@@ -222,12 +253,17 @@ class WeightReader {
 
   /** Rows of queries and keys as the canonical order has them. */
   #rotated(role: string, weight: LinearWeight): LinearWeight {
+    const order = this.#rowOrder(role, weight.out);
+    return order ? reorderRows(weight, order) : weight;
+  }
+
+  #rowOrder(role: string, rows: number): Int32Array | undefined {
     const { names } = this.#model.family;
     const inner = innerRole(role);
-    if (!names.halvesToAdjacent || (inner !== "attn.q" && inner !== "attn.k")) return weight;
+    if (!names.halvesToAdjacent || (inner !== "attn.q" && inner !== "attn.k")) return undefined;
     const { keySize } = this.#model.config;
-    if (weight.out % keySize !== 0) throw shapeError(`${role} has ${weight.out} rows, heads have ${keySize}`);
-    return reorderRows(weight, pairingOrder(weight.out, keySize, "to-adjacent"));
+    if (rows % keySize === 0 && keySize % 2 === 0) return pairingOrder(rows, keySize, "to-adjacent");
+    throw shapeError(`${this.#opened.file}: ${role} has ${rows} rows, heads have ${keySize}`);
   }
 
   async #numbers(tensor: SafetensorsTensor, signal: AbortSignal | undefined): Promise<Float32Array> {
@@ -242,12 +278,33 @@ class WeightReader {
   }
 
   #missing(role: string): Error {
+    const unclaimed = this.#contents.unclaimed.get(role);
+    if (unclaimed) return unclaimedError(this.#opened.file, unclaimed);
     return safetensorsError(
       "weight-missing",
       "missing-tensor",
       `${this.#opened.file} has nothing for "${role}".`,
     );
   }
+}
+
+/** Are experts stacked under this role? */
+function isStack(role: string): boolean {
+  return role.includes(".experts.");
+}
+
+/** A name for all experts: "…mlp.experts.*.up_proj.weight". */
+function starred(name: string): string {
+  return name.replace(/\.experts\.\d+\./, ".experts.*.");
+}
+
+function unclaimedError(file: string, tensors: readonly SafetensorsTensor[]): Error {
+  const names = tensors.slice(0, 3).map(({ name, dtype }) => `${name} (${dtype})`);
+  const rest = tensors.length > names.length ? ` and ${tensors.length - names.length} more` : "";
+  const what = `${file}: no packing knows what to do with ${names.join(", ")}${rest}.`;
+  return safetensorsError("format-unsupported", "unclaimed-tensors", what, {
+    hint: "Say how it is quantized in config.json's quantization_config, and add the plugin that reads it.",
+  });
 }
 
 /** JSON as plain values for people to look at: nested objects become "a.b" keys. */

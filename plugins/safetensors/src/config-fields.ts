@@ -4,6 +4,12 @@ import { safetensorsError } from "./errors.ts";
 /** A parsed JSON object. */
 export type JsonObject = ReadonlyMap<string, JsonValue>;
 
+/** What a family calls fields, and what it takes for absent ones; both by customary name. */
+export interface FieldHabits {
+  readonly aliases?: Readonly<Record<string, string>>;
+  readonly defaults?: Readonly<Record<string, number>>;
+}
+
 export interface IntegerRange {
   readonly min?: number;
   readonly max?: number;
@@ -17,21 +23,25 @@ export class ConfigFields {
   readonly #value: JsonObject;
   readonly #at: string;
   readonly #file: string;
+  readonly #habits: FieldHabits;
 
   /** `at` is the path of the object inside the file, "" or "rope_scaling." */
-  constructor(value: JsonObject, file: string, at = "") {
+  constructor(value: JsonObject, file: string, at = "", habits: FieldHabits = {}) {
     this.#value = value;
     this.#file = file;
     this.#at = at;
+    this.#habits = habits;
+  }
+
+  /** The same fields as a family has them. */
+  with(habits: FieldHabits): ConfigFields {
+    return new ConfigFields(this.#value, this.#file, this.#at, habits);
   }
 
   get(name: string): JsonValue | undefined {
-    return this.#value.get(name) ?? undefined;
-  }
-
-  /** The value of the first name that is there. */
-  first(...names: readonly string[]): JsonValue | undefined {
-    return this.get(names.find((name) => this.get(name) !== undefined) ?? "");
+    const { defaults } = this.#habits;
+    const otherwise = defaults && Object.hasOwn(defaults, name) ? defaults[name] : undefined;
+    return this.#value.get(this.#own(name)) ?? otherwise;
   }
 
   /** An integer, by default at least 1. */
@@ -93,7 +103,7 @@ export class ConfigFields {
     return safetensorsError(
       "file-corrupt",
       "missing-metadata",
-      `${this.#file} has no "${this.#at}${name}".`,
+      `${this.#file} has no "${this.#at}${this.#own(name)}".`,
       {
         hint: "It is no complete model configuration; fetch it again.",
       },
@@ -101,13 +111,18 @@ export class ConfigFields {
   }
 
   invalid(name: string, value: JsonValue | undefined, expected: string): LowbitError {
-    const what = `${this.#file}: "${this.#at}${name}" is ${describe(value)}; expected ${expected}.`;
+    const what = `${this.#file}: "${this.#at}${this.#own(name)}" is ${describe(value)}; expected ${expected}.`;
     return safetensorsError("file-corrupt", "invalid-value", what);
   }
 
   /** For values that are legal but that no code here runs. */
   unsupported(reason: string, what: string): LowbitError {
     return safetensorsError("architecture-unsupported", reason, `${this.#file}: ${what}.`);
+  }
+
+  #own(name: string): string {
+    const { aliases } = this.#habits;
+    return (aliases && Object.hasOwn(aliases, name) ? aliases[name] : undefined) ?? name;
   }
 }
 

@@ -2,6 +2,7 @@ import type { PackedModule, PackedModules, SafetensorsTensor } from "@lowbit/cor
 import { safetensorsError } from "./errors.ts";
 import type { HuggingFaceModel } from "./hugging-face-config.ts";
 import { type ModuleRole, roleFinder, rootOf } from "./names.ts";
+import { denseTypes } from "./weight-parts.ts";
 
 /** What holds a role's values. */
 export type Held =
@@ -16,6 +17,8 @@ export interface Contents {
   readonly biases: ReadonlyMap<string, SafetensorsTensor>;
   /** Tensors that stand for no role. */
   readonly others: readonly SafetensorsTensor[];
+  /** Those of them that belong to a role's module, which cannot be read without them, by role. */
+  readonly unclaimed: ReadonlyMap<string, readonly SafetensorsTensor[]>;
 }
 
 /** Sorts the tensors. A tied head that is stored as plain numbers is the embedding again, and is left out. */
@@ -33,6 +36,14 @@ export function sortContents(
   const weights = new Map<string, Held[]>();
   const biases = new Map<string, SafetensorsTensor>();
   const others: SafetensorsTensor[] = [];
+  const unclaimed = new Map<string, SafetensorsTensor[]>();
+  const leave = (tensor: SafetensorsTensor): void => {
+    others.push(tensor);
+    const found = ownerOf(tensor.name, find);
+    if (found === undefined || (model.tied && found.role === "head")) return;
+    if (modules.has(found.module)) return;
+    unclaimed.set(found.role, [...(unclaimed.get(found.role) ?? []), tensor]);
+  };
 
   const place = ({ role, expert }: ModuleRole, held: Held): void => {
     const list = weights.get(role) ?? [];
@@ -57,9 +68,19 @@ export function sortContents(
     const match = /^(.*)\.(weight|bias)$/.exec(tensor.name);
     const found = match?.[1] === undefined ? undefined : find(match[1]);
     const module = match?.[1] ?? "";
-    if (found === undefined || (model.tied && found.role === "head")) others.push(tensor);
-    else if (match?.[2] === "bias") biases.set(biasKey(found), tensor);
+    if (found === undefined || (model.tied && found.role === "head") || !denseTypes[tensor.dtype]) {
+      leave(tensor);
+    } else if (match?.[2] === "bias") biases.set(biasKey(found), tensor);
     else place(found, { kind: "plain", module, tensor });
+  }
+  for (const role of unclaimed.keys()) {
+    for (const held of weights.get(role) ?? []) if (held?.kind === "plain") others.push(held.tensor);
+    weights.delete(role);
+  }
+  for (const [key, tensor] of biases) {
+    if (weights.has(key.replace(/#\d+$/, ""))) continue;
+    others.push(tensor);
+    biases.delete(key);
   }
   for (const [role, list] of weights) {
     const missing = Array.from<Held | undefined>(list).indexOf(undefined);
@@ -68,7 +89,7 @@ export function sortContents(
       throw safetensorsError("file-corrupt", "missing-tensor", what);
     }
   }
-  if (!weights.has("head") && !model.tied && weights.has("embed")) {
+  if (!weights.has("head") && !unclaimed.has("head") && !model.tied && weights.has("embed")) {
     throw safetensorsError(
       "file-corrupt",
       "missing-tensor",
@@ -78,7 +99,20 @@ export function sortContents(
       },
     );
   }
-  return { weights, biases, others };
+  return { weights, biases, others, unclaimed };
+}
+
+/** The module of a role that a tensor lies under: "lm_head.weight.absmax" belongs to "lm_head". */
+function ownerOf(
+  name: string,
+  find: (module: string) => ModuleRole | undefined,
+): { readonly role: string; readonly module: string } | undefined {
+  for (let at = name.lastIndexOf("."); at > 0; at = name.lastIndexOf(".", at - 1)) {
+    const module = name.slice(0, at);
+    const found = find(module);
+    if (found) return { role: found.role, module };
+  }
+  return undefined;
 }
 
 export function biasKey({ role, expert }: ModuleRole): string {

@@ -6,8 +6,9 @@ import { safetensorsError } from "./errors.ts";
 const maxBytes = 200_000_000;
 const maxConfigBytes = 20_000_000;
 
-/** Files that belong to a model and say nothing about how its weights are stored. */
+/** Files that belong to a model, for a writer of such folders; config.json is what its own is made from. */
 const companionFiles = [
+  "config.json",
   "generation_config.json",
   "tokenizer.json",
   "tokenizer_config.json",

@@ -6,7 +6,6 @@ import {
   LowbitError,
   openSafetensors,
   type PackedCheckpoint,
-  type PackedModules,
   type Packing,
   type Plugin,
   type SafetensorsFiles,
@@ -16,6 +15,8 @@ import type { JsonObject } from "./config-fields.ts";
 import { safetensorsError } from "./errors.ts";
 import { Folder } from "./folder.ts";
 import { type HuggingFaceModel, huggingFaceModel } from "./hugging-face-config.ts";
+import { type OpenedPacking, openPacking } from "./packings.ts";
+import { writeHuggingFace } from "./write.ts";
 
 /** Hugging Face checkpoints: config.json, tokenizer files and plain or packed safetensors weights. */
 export function safetensors(): Plugin {
@@ -24,7 +25,7 @@ export function safetensors(): Plugin {
 
 /** A folder, its config.json, its index, or one of its weight files. */
 export function safetensorsFormat(): Format {
-  return { name: "safetensors", detect, open };
+  return { name: "safetensors", detect, open, writer: writeHuggingFace };
 }
 
 const indexFile = "model.safetensors.index.json";
@@ -149,55 +150,17 @@ async function quantizationOf(
   return { quantization: undefined, quantizationFile: undefined };
 }
 
-interface Opened {
-  readonly packing: Packing;
-  readonly modules: PackedModules;
-}
-
-/** The surest packing. Throws `format-unsupported` where the method is declared and nobody knows it, or two are as sure. */
-async function openPacking(
-  packed: PackedCheckpoint,
-  packings: readonly Packing[],
-  signal: AbortSignal | undefined,
-): Promise<Opened | undefined> {
-  const scores = packings
-    .map((packing) => ({ packing, score: packing.detect(packed) }))
-    .filter(({ score }) => score > 0)
-    .sort((a, b) => b.score - a.score);
-  const [best, second] = scores;
-  const method = packed.quantization instanceof Map ? packed.quantization.get("quant_method") : undefined;
-  if (best === undefined) {
-    if (typeof method !== "string" || [...packed.tensors.values()].every(isPlain)) return undefined;
-    const known = packings.map(({ name }) => name).join(", ") || "none";
-    const what = `${packed.name} is quantized by ${JSON.stringify(method)}, which is not known here.`;
-    throw safetensorsError("format-unsupported", "unknown-quantization", what, {
-      hint: `Known are: ${known}. Add the plugin that reads it, or use another file of the model.`,
-    });
-  }
-  if (second !== undefined && second.score === best.score) {
-    const what = `${packed.name} looks like ${best.packing.name} as much as like ${second.packing.name}.`;
-    throw safetensorsError("format-unsupported", "ambiguous-quantization", what, {
-      hint: "Its configuration does not say how it is quantized; put quantization_config into config.json.",
-    });
-  }
-  return { packing: best.packing, modules: await best.packing.open(packed, signal) };
-}
-
-function isPlain({ dtype }: { dtype: string }): boolean {
-  return ["F64", "F32", "F16", "BF16", "I64", "BOOL"].includes(dtype);
-}
-
 function describe(
   config: JsonObject | undefined,
   { metadata }: SafetensorsFiles,
-  packed: Opened | undefined,
+  packed: OpenedPacking | undefined,
   declared: boolean,
 ): Map<string, unknown> {
   const all = new Map<string, unknown>();
   if (packed) {
     all.set("packing", packed.packing.name);
     for (const [key, value] of packed.modules.metadata) all.set(`packing.${key}`, value);
-  } else if (declared) all.set("packing", "none: quantization is declared, but all weights are plain");
+  } else if (declared) all.set("packing", "none: quantization is declared, but no module is packed");
   for (const [key, value] of metadata) all.set(`safetensors.${key}`, value);
   return config ? flatten(config, "", all) : all;
 }

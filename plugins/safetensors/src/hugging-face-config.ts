@@ -1,6 +1,7 @@
-import type { ExpertConfig, ModelConfig, RopeConfig, RopeScaling } from "@lowbit/core";
+import type { Activation, ExpertConfig, ModelConfig } from "@lowbit/core";
 import { ConfigFields, type JsonObject } from "./config-fields.ts";
-import { type Family, families } from "./families.ts";
+import { activationWords, type Family, families, wrappers } from "./families.ts";
+import { readRope } from "./rope-config.ts";
 
 /** Bounds that no real model reaches; they keep products of sizes exact. */
 const maxWidth = 2 ** 20;
@@ -11,102 +12,108 @@ const maxVocabulary = 2 ** 24;
 export interface HuggingFaceModel {
   readonly config: ModelConfig;
   readonly family: Family;
+  /** The head is the embedding. */
   readonly tied: boolean;
   /** Vectors that stand in config.json, by role. */
   readonly vectors: ReadonlyMap<string, Float32Array>;
 }
 
 /**
- * Reads config.json into a model's configuration. Throws `file-corrupt` (missing-metadata, invalid-value) naming the field, or
- * `architecture-unsupported`.
+ * Reads config.json into a model's configuration, numbers rounded to f32 as the implementations have them. Throws `file-corrupt`
+ * (missing-metadata, invalid-value) naming the field, or `architecture-unsupported`.
  */
 export function huggingFaceModel(root: JsonObject, file = "config.json"): HuggingFaceModel {
   const outer = new ConfigFields(root, file);
-  const named = outer.text("model_type");
-  // A multimodal model's language model has a configuration of its own.
-  const inner = named === "gemma3" ? outer.object("text_config") : undefined;
-  const fields = inner ?? outer;
-  const type = inner ? (inner.text("model_type") ?? "gemma3_text") : named;
-  if (type === undefined) throw fields.missing("model_type");
-  const family = Object.hasOwn(families, type) ? families[type] : undefined;
-  if (family === undefined) {
-    const known = Object.keys(families).join(", ");
-    throw fields.unsupported("unknown-architecture", `the model_type is "${type}"; known are ${known}`);
-  }
-  checkActivation(fields, family);
-  const gpt2 = type === "gpt2";
-  const size = (name: string, gpt2Name: string, max: number, ...rest: [number?]): number =>
-    fields.integer(gpt2 ? gpt2Name : name, { max }, ...(rest as []));
-  const embeddingSize = size("hidden_size", "n_embd", maxWidth);
-  const layers = size("num_hidden_layers", "n_layer", maxLayers);
-  const heads = size("num_attention_heads", "n_head", maxWidth);
-  const kvHeads = gpt2
-    ? heads
-    : fields.integer("num_key_value_heads", { max: maxWidth }, Math.min(family.kvHeads ?? heads, heads));
+  const { fields, family } = findFamily(outer);
+  const embeddingSize = fields.integer("hidden_size", { max: maxWidth });
+  const layers = fields.integer("num_hidden_layers", { max: maxLayers });
+  const heads = fields.integer("num_attention_heads", { max: maxWidth });
+  const kvHeads = fields.integer("num_key_value_heads", { max: maxWidth }, heads);
   if (heads % kvHeads !== 0) {
     throw fields.invalid("num_key_value_heads", kvHeads, `a divisor of the ${heads} heads`);
   }
   const keySize = fields.integer("head_dim", { max: maxWidth }, embeddingSize / heads);
   if (!Number.isInteger(keySize)) {
-    throw fields.invalid(
-      gpt2 ? "n_head" : "num_attention_heads",
-      heads,
-      `a divisor of the width ${embeddingSize}`,
-    );
+    throw fields.invalid("num_attention_heads", heads, `a divisor of the width ${embeddingSize}`);
   }
-  const contextLength = size("max_position_embeddings", "n_positions", 2 ** 31 - 1);
-  const experts = family.experts && readExperts(fields, family);
-  const feedForwardSize = gpt2
-    ? fields.integer("n_inner", { max: 4 * maxWidth }, 4 * embeddingSize)
-    : fields.integer("intermediate_size", { max: 4 * maxWidth }, experts?.feedForwardSize ?? 0);
-  if (feedForwardSize === 0) throw fields.missing("intermediate_size");
-  const rotation = family.pairing === "none" ? undefined : readRope(fields, family, keySize, contextLength);
+  const experts = family.experts && readExperts(fields, family.experts);
+  const activation = readActivation(fields, family);
+  const trained = fields.integer("max_position_embeddings");
+  const rotation = family.pairing === "none" ? undefined : readRope(fields, family, keySize, trained);
   const name = outer.text("_name_or_path");
   const common: ModelConfig = {
     architecture: family.architecture,
     ...(name && { name }),
-    contextLength: rotation?.contextLength ?? contextLength,
+    contextLength: rotation?.contextLength ?? trained,
     vocabularySize: fields.integer("vocab_size", { max: maxVocabulary }),
     embeddingSize,
     layers,
-    feedForwardSize,
+    feedForwardSize: readWidth(fields, family, embeddingSize, experts),
     heads,
     kvHeads,
     keySize,
     valueSize: keySize,
-    normEpsilon: gpt2
-      ? fields.number("layer_norm_epsilon", 0, 1e-5)
-      : fields.number("rms_norm_eps", 0, family.normEpsilon ?? 1e-6),
+    normEpsilon: fields.number("rms_norm_eps", 0, Math.fround(1e-6)),
     ...(rotation && { rope: rotation.rope }),
     ...(experts && { experts }),
-    ...readWindow(fields, family, layers),
+    ...(activation && { activation }),
   };
+  const windowed = { ...common, ...readWindow(fields, family, common) };
   return {
-    config: { ...common, ...family.extra?.(fields, common) },
+    config: { ...windowed, ...family.extra?.(fields, windowed) },
     family,
     tied: fields.flag("tie_word_embeddings") ?? outer.flag("tie_word_embeddings") ?? family.tied ?? false,
     vectors: rotation?.vectors ?? new Map(),
   };
 }
 
-function checkActivation(fields: ConfigFields, { activations = ["silu", "swish"] }: Family): void {
-  const found =
-    fields.text("hidden_activation") ?? fields.text("hidden_act") ?? fields.text("activation_function");
-  if (found === undefined || activations.includes(found)) return;
-  const what = `the activation is "${found}", only ${activations.join(" and ")} run`;
-  throw fields.unsupported("unknown-activation", what);
+/** The family, and the fields of its language model: a multimodal model has a configuration inside its own. */
+function findFamily(outer: ConfigFields): { fields: ConfigFields; family: Family } {
+  const named = outer.text("model_type");
+  if (named === undefined) throw outer.missing("model_type");
+  const wrapper = Object.hasOwn(wrappers, named) ? wrappers[named] : undefined;
+  const inner = wrapper && outer.object(wrapper.object);
+  const type = inner ? (inner.text("model_type") ?? wrapper.type) : named;
+  const family = Object.hasOwn(families, type) ? families[type] : undefined;
+  if (family === undefined) {
+    const known = [...Object.keys(families), ...Object.keys(wrappers)].join(", ");
+    throw outer.unsupported("unknown-architecture", `the model_type is "${type}"; known are ${known}`);
+  }
+  return { fields: (inner ?? outer).with(family), family };
 }
 
-function readExperts(fields: ConfigFields, { experts: keys }: Family): ExpertConfig | undefined {
-  if (keys === undefined) return undefined;
+/** The activation where it is not the architecture's own. */
+function readActivation(fields: ConfigFields, family: Family): Activation | undefined {
+  const { activation: own = "silu" } = family;
+  const word = fields.text("hidden_activation") ?? fields.text("hidden_act");
+  if (word === undefined || family.activationWords?.includes(word)) return undefined;
+  const found = Object.entries(activationWords).find(([, words]) => words.includes(word))?.[0];
+  if (found === own) return undefined;
+  if (found !== undefined && !family.fixedActivation) return found as Activation;
+  const known = Object.entries(activationWords).filter(([name]) => !family.fixedActivation || name === own);
+  const list = known.flatMap(([, words]) => words).join(", ");
+  throw fields.unsupported("unknown-activation", `the activation is "${word}"; known are ${list}`);
+}
+
+function readWidth(
+  fields: ConfigFields,
+  family: Family,
+  embeddingSize: number,
+  experts: ExpertConfig | undefined,
+): number {
+  const range = { max: 4 * maxWidth };
+  const otherwise = family.architecture === "gpt2" ? 4 * embeddingSize : experts?.feedForwardSize;
+  return otherwise === undefined
+    ? fields.integer("intermediate_size", range)
+    : fields.integer("intermediate_size", range, otherwise);
+}
+
+function readExperts(fields: ConfigFields, keys: NonNullable<Family["experts"]>): ExpertConfig {
   const count = fields.integer(keys.count, { max: 4096 });
-  const sparse = fields.integer("decoder_sparse_step", {}, 1);
+  const step = fields.integer("decoder_sparse_step", {}, 1);
   const dense = fields.list("mlp_only_layers");
-  if (sparse !== 1 || (dense && dense.length > 0)) {
-    throw fields.unsupported(
-      "unsupported-variant",
-      "layers with and without experts in one model do not run",
-    );
+  if (step !== 1 || (dense && dense.length > 0)) {
+    throw fields.unsupported("unsupported-variant", "a mixture with dense layers in between does not run");
   }
   const shared = keys.shared && fields.integer(keys.shared, { min: 0, max: maxWidth }, 0);
   return {
@@ -118,173 +125,46 @@ function readExperts(fields: ConfigFields, { experts: keys }: Family): ExpertCon
   };
 }
 
-/** Which layers see only a window: all, or all but each nth, as patterns, lists of layer types and flags say. */
-function readWindow(fields: ConfigFields, family: Family, layers: number): Partial<ModelConfig> {
+/**
+ * Which layers see only a window: those that `layer_types`, patterns and flags say. An arrangement that no architecture has ends
+ * the context with the window, within which all layers are alike.
+ */
+function readWindow(fields: ConfigFields, family: Family, config: ModelConfig): Partial<ModelConfig> {
+  const { layers, contextLength } = config;
   const slidingWindow = fields.integer("sliding_window", { min: 0 }, 0);
+  const types = readLayerTypes(fields, layers);
   const used = !family.windowFlag || fields.flag("use_sliding_window") === true;
-  const types = fields.list("layer_types");
-  if (slidingWindow === 0 || !used) {
-    if (types?.some((type) => type === "sliding_attention") && used) throw fields.missing("sliding_window");
+  const first = family.windowFlag ? fields.integer("max_window_layers", { min: 0 }, 28) : 0;
+  const range = { max: maxLayers };
+  const pattern =
+    fields.integer("sliding_window_pattern", range, undefined) ??
+    fields.integer("_sliding_window_pattern", range, family.windowPattern);
+  const follows = (every: number, layer: number): boolean => layer % every !== every - 1;
+  const local = Array.from({ length: layers }, (_, layer) => {
+    if (!used) return false;
+    if (types) return types[layer] === "sliding_attention";
+    return layer >= first && (pattern === undefined || follows(pattern, layer));
+  });
+  if (!local.includes(true)) return {};
+  if (slidingWindow === 0) {
+    if (types) throw fields.missing("sliding_window");
     return {};
   }
-  if (types !== undefined) {
-    if (types.length !== layers) {
-      throw fields.invalid("layer_types", types, `one for each of the ${layers} layers`);
-    }
-    const global = types.indexOf("full_attention");
-    const pattern = global < 0 ? undefined : global + 1;
-    const isGlobal = (i: number): boolean => pattern !== undefined && i % pattern === pattern - 1;
-    const fits = types.every((type, i) => type === (isGlobal(i) ? "full_attention" : "sliding_attention"));
-    // All global, or the regular patterns that an architecture can have.
-    if (pattern === 1 && fits) return {};
-    if (fits) return { slidingWindow, ...(pattern && { slidingPattern: pattern }) };
-    throw fields.unsupported("unsupported-variant", "windows come in an irregular pattern of layers");
+  const candidates = [pattern, local.indexOf(false) + 1].filter((every) => every !== undefined && every > 1);
+  const slidingPattern = candidates.find((every = 0) => local.every((is, i) => is === follows(every, i)));
+  if (slidingPattern !== undefined) return { slidingWindow, slidingPattern };
+  if (!local.includes(false)) return { slidingWindow };
+  if (family.localRopeBase === undefined) return { contextLength: Math.min(contextLength, slidingWindow) };
+  throw fields.unsupported("unsupported-variant", "windows come in an irregular pattern of layers");
+}
+
+function readLayerTypes(fields: ConfigFields, layers: number): readonly unknown[] | undefined {
+  const types = fields.list("layer_types");
+  if (types === undefined) return undefined;
+  if (types.length !== layers) {
+    throw fields.invalid("layer_types", types, `one for each of the ${layers} layers`);
   }
-  if (family.windowFlag) {
-    // Layers from max_window_layers on have a window.
-    const first = fields.integer("max_window_layers", { min: 0 }, 28);
-    if (first >= layers) return {};
-    if (first > 0) throw fields.unsupported("unsupported-variant", "only the upper layers have a window");
-  }
-  const slidingPattern = fields.integer("sliding_window_pattern", {}, family.windowPattern);
-  return { slidingWindow, ...(slidingPattern !== undefined && { slidingPattern }) };
-}
-
-interface Rotation {
-  readonly rope: RopeConfig;
-  readonly vectors: Map<string, Float32Array>;
-  /** Where scaling changes it. */
-  readonly contextLength: number;
-}
-
-function readRope(fields: ConfigFields, family: Family, keySize: number, contextLength: number): Rotation {
-  // Newer files keep base and scaling together, models with windows for each type of layer.
-  const parameters = fields.object("rope_parameters");
-  const global = parameters?.object("full_attention") ?? parameters;
-  const local = parameters?.object("sliding_attention");
-  const base = global?.number("rope_theta", 0, undefined) ?? fields.number("rope_theta", 0, 10_000);
-  const part =
-    global?.number("partial_rotary_factor", 0, undefined) ?? fields.number("partial_rotary_factor", 0, 1);
-  const dimensions = Math.round(keySize * part);
-  if (dimensions < 2 || dimensions > keySize || dimensions % 2 !== 0) {
-    throw fields.invalid("partial_rotary_factor", part, `a share of ${keySize} dimensions that is even`);
-  }
-  if (family.pairing === "adjacent" && dimensions !== keySize) {
-    throw fields.unsupported("unsupported-variant", "a rotation of a part of each head");
-  }
-  const windows = family.architecture === "gemma3";
-  const localBase = windows
-    ? (local?.number("rope_theta", 0, undefined) ?? fields.number("rope_local_base_freq", 0, 10_000))
-    : undefined;
-  const scaling = readScaling(fields, global ?? fields.object("rope_scaling"), dimensions, contextLength);
-  return {
-    rope: {
-      dimensions,
-      base,
-      ...(localBase !== undefined && { localBase }),
-      pairing: family.pairing === "adjacent" ? "adjacent" : "halves",
-      ...(scaling.scaling && { scaling: scaling.scaling }),
-    },
-    vectors: scaling.vectors ?? new Map(),
-    contextLength: scaling.contextLength ?? contextLength,
-  };
-}
-
-interface Scaling {
-  readonly scaling?: RopeScaling;
-  readonly vectors?: Map<string, Float32Array>;
-  readonly contextLength?: number;
-}
-
-function readScaling(
-  fields: ConfigFields,
-  object: ConfigFields | undefined,
-  dimensions: number,
-  contextLength: number,
-): Scaling {
-  const type = object?.text("rope_type") ?? object?.text("type") ?? "default";
-  if (object === undefined) return {};
-  const factor = (): number => object.number("factor", 0);
-  switch (type) {
-    case "default":
-    // Changes nothing before the original length, which max_position_embeddings is.
-    case "dynamic":
-      return {};
-    case "linear":
-      return factor() === 1 ? {} : { scaling: { kind: "linear", factor: factor() } };
-    case "llama3":
-      return {
-        scaling: {
-          kind: "llama3",
-          factor: factor(),
-          originalContextLength: object.integer("original_max_position_embeddings"),
-          lowFrequencyFactor: object.number("low_freq_factor", 0),
-          highFrequencyFactor: object.number("high_freq_factor", 0),
-        },
-      };
-    case "yarn": {
-      const originalContextLength = object.integer("original_max_position_embeddings", {}, contextLength);
-      const stretched = Math.floor(originalContextLength * factor());
-      return {
-        contextLength: Math.max(contextLength, Math.min(stretched, 2 ** 31 - 1)),
-        scaling: {
-          kind: "yarn",
-          factor: factor(),
-          originalContextLength,
-          attentionFactor: yarnMagnitude(object, factor()),
-          betaFast: object.number("beta_fast", 0, 32),
-          betaSlow: object.number("beta_slow", 0, 1),
-        },
-      };
-    }
-    case "longrope":
-    case "su":
-      return readLongRope(fields, object, dimensions, contextLength);
-    default:
-      throw fields.unsupported("rope-scaling", `rotation is scaled by "${type}"`);
-  }
-}
-
-/** What is on top of YaRN's own 1 + 0.1·ln(factor). */
-function yarnMagnitude(object: ConfigFields, factor: number): number {
-  const own = (scale: number): number => (factor > 1 ? 1 + 0.1 * scale * Math.log(factor) : 1);
-  const given = object.number("attention_factor", 0, undefined);
-  if (given !== undefined) return given / own(1);
-  const first = object.number("mscale", -1, 0);
-  const all = object.number("mscale_all_dim", -1, 0);
-  return first > 0 && all > 0 ? own(first) / own(all) / own(1) : 1;
-}
-
-function readLongRope(
-  fields: ConfigFields,
-  object: ConfigFields,
-  dimensions: number,
-  contextLength: number,
-): Scaling {
-  const factors = (name: string): Float32Array => {
-    const list = object.list(name) ?? [];
-    const valid = list.every((value) => typeof value === "number" && Number.isFinite(value) && value > 0);
-    if (list.length !== dimensions / 2 || !valid) {
-      throw object.invalid(name, list, `${dimensions / 2} positive numbers`);
-    }
-    return Float32Array.from(list as readonly number[]);
-  };
-  const original =
-    object.integer("original_max_position_embeddings", {}, undefined) ??
-    fields.integer("original_max_position_embeddings", {}, contextLength);
-  const stretch = object.number("factor", 0, contextLength / original);
-  const attentionFactor =
-    object.number("attention_factor", 0, undefined) ??
-    (stretch <= 1 ? 1 : Math.sqrt(1 + Math.log(stretch) / Math.log(original)));
-  return {
-    vectors: new Map([
-      ["rope.factors.long", factors("long_factor")],
-      ["rope.factors.short", factors("short_factor")],
-    ]),
-    scaling: {
-      kind: "factors",
-      originalContextLength: original,
-      ...(attentionFactor !== 1 && { attentionFactor }),
-    },
-  };
+  const other = types.find((type) => type !== "sliding_attention" && type !== "full_attention");
+  if (other === undefined) return types;
+  throw fields.unsupported("unsupported-variant", `layer_types has ${JSON.stringify(other)}`);
 }

@@ -1,4 +1,11 @@
-import { denseType, type LinearWeight, type QuantType, rowsOf, type SafetensorsTensor } from "@lowbit/core";
+import {
+  denseType,
+  type LinearWeight,
+  type PlainJson,
+  type QuantType,
+  rowsOf,
+  type SafetensorsTensor,
+} from "@lowbit/core";
 import { safetensorsError } from "./errors.ts";
 
 /** Types of plain tensors. */
@@ -102,6 +109,9 @@ export function stackExperts(role: string, weights: readonly LinearWeight[]): Li
     ...(bias && { bias }),
     ...(order && { permute: order }),
     ...(rowScale && { rowScale }),
+    ...(weights.some(({ provenance }) => provenance) && {
+      provenance: { experts: weights.map(({ provenance }) => provenance ?? {}) },
+    }),
     segments: first.segments.map((segment, i) => {
       const blocks = new Uint8Array(segment.blocks.length * weights.length);
       weights.forEach((weight, e) => {
@@ -112,17 +122,43 @@ export function stackExperts(role: string, weights: readonly LinearWeight[]): Li
   };
 }
 
+/** One expert of a stack, with what `stackExperts` kept of it. */
+export function unstackExpert(weight: LinearWeight, expert: number): LinearWeight {
+  const { out, provenance } = weight;
+  const { provenance: _, ...own } = sliceRows(weight, expert * out, (expert + 1) * out);
+  const all = provenance?.experts;
+  const kept = Array.isArray(all) ? (all as readonly PlainJson[])[expert] : undefined;
+  const isObject = typeof kept === "object" && kept !== null && !Array.isArray(kept);
+  return isObject ? { ...own, provenance: kept as { readonly [packing: string]: PlainJson } } : own;
+}
+
+/** Rows [from, to), counted over all experts, as a matrix of their own. */
+export function sliceRows(weight: LinearWeight, from: number, to: number): LinearWeight {
+  const rows = rowsOf(weight);
+  const { experts: _, bias, rowScale, ...rest } = weight;
+  return {
+    ...rest,
+    out: to - from,
+    ...(bias && { bias: bias.slice(from, to) }),
+    ...(rowScale && { rowScale: rowScale.slice(from, to) }),
+    segments: weight.segments.map((segment) => {
+      const perRow = segment.blocks.length / rows;
+      return { ...segment, blocks: segment.blocks.subarray(from * perRow, to * perRow) };
+    }),
+  };
+}
+
 /** A plain matrix [rows, columns] of items of `size` bytes as [columns, rows]. */
 export function transpose(bytes: Uint8Array, rows: number, columns: number, size: number): Uint8Array {
-  const out = new Uint8Array(bytes.length);
-  for (let r = 0; r < rows; r++) {
-    for (let c = 0; c < columns; c++) {
-      const from = (r * columns + c) * size;
-      const to = (c * rows + r) * size;
-      for (let b = 0; b < size; b++) out[to + b] = bytes[from + b]!;
-    }
+  const View = { 1: Uint8Array, 2: Uint16Array, 4: Uint32Array, 8: Float64Array }[size];
+  if (View === undefined) throw shapeError(`items of ${size} bytes cannot be transposed`);
+  const aligned = bytes.byteOffset % size === 0 ? bytes : bytes.slice();
+  const from = new View(aligned.buffer as ArrayBuffer, aligned.byteOffset, rows * columns);
+  const out = new View(rows * columns);
+  for (let c = 0; c < columns; c++) {
+    for (let r = 0; r < rows; r++) out[c * rows + r] = from[r * columns + c]!;
   }
-  return out;
+  return new Uint8Array(out.buffer);
 }
 
 export function shapeError(what: string): Error {
