@@ -8,8 +8,9 @@
  * the activations is included.
  */
 import { parseArgs } from "node:util";
-import { denseType, type GridShape, gridType, type QuantType } from "@lowbit/core";
+import { denseType, type QuantType } from "@lowbit/core";
 import { ggmlTypes } from "@lowbit/gguf";
+import { type GridShape, gridType } from "@lowbit/packing";
 import { activationBytes } from "../src/weights.ts";
 import { LinearKit, linearWeight, normals, randomBlocks, seeded } from "../test/linear-kit.ts";
 

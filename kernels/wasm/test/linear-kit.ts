@@ -60,38 +60,59 @@ export class LinearKit {
 
   /** The rows of an uploaded weight, decoded from its planes. */
   decode(weight: WasmWeight, ids: readonly number[]): Float32Array {
-    const { columns, in: width } = weight;
-    return this.#using([4 * ids.length, 4 * ids.length * columns], (idsAt, y) => {
+    const { columns } = weight;
+    const rows = this.#using([4 * ids.length, 4 * ids.length * columns], (idsAt, y) => {
       this.heap.words.set(ids, idsAt / 4);
       this.exports.embed_rows(weight.address, idsAt, ids.length, y);
-      const decoded = new Float32Array(ids.length * width);
-      // Weights of one segment are filled up at the end of their rows.
-      for (let i = 0; i < ids.length; i++) {
-        const at = y / 4 + i * columns;
-        decoded.set(this.heap.floats.subarray(at, at + width), i * width);
-      }
-      return decoded;
+      return this.heap.floats.slice(y / 4, y / 4 + ids.length * columns);
     });
+    const order = this.#order(weight);
+    if (order === undefined) return rows;
+    const result = new Float32Array(ids.length * weight.in);
+    rows.forEach((value, i) => {
+      const input = order[i % columns]!;
+      if (input >= 0) result[Math.floor(i / columns) * weight.in + input] = value;
+    });
+    return result;
   }
 
   /** x [·, in] times the weight: [tokens, out], untouched values −7. */
-  matmul(weight: WasmWeight, x: Float32Array, tokens: number, options: MatmulOptions = {}): Float32Array {
+  matmul(
+    weight: WasmWeight,
+    inputs: Float32Array,
+    tokens: number,
+    options: MatmulOptions = {},
+  ): Float32Array {
     const { expert = 0, rowFrom = 0, rowTo = weight.out, xRows, yRows } = options;
-    const rows = x.length / weight.in;
+    const { columns } = weight;
+    const rows = inputs.length / weight.in;
+    const order = this.#order(weight);
+    const x = order
+      ? Float32Array.from({ length: rows * columns }, (_, i) => {
+          const input = order[i % columns]!;
+          return input < 0 ? 0 : inputs[Math.floor(i / columns) * weight.in + input]!;
+        })
+      : inputs;
     const yCount = (yRows ? Math.max(...yRows) + 1 : tokens) * weight.out;
-    const sizes = [4 * x.length, activationBytes(rows, weight.in), 4 * tokens, 4 * tokens, 4 * yCount, 64];
+    const sizes = [4 * x.length, activationBytes(rows, columns), 4 * tokens, 4 * tokens, 4 * yCount, 64];
     return this.#using(sizes, (xAt, quantized, xRowsAt, yRowsAt, y, call) => {
       this.heap.floats.set(x, xAt / 4);
       this.heap.floats.fill(-7, y / 4, y / 4 + yCount);
       if (xRows) this.heap.words.set(xRows, xRowsAt / 4);
       if (yRows) this.heap.words.set(yRows, yRowsAt / 4);
-      this.exports.activation_quantize(quantized, xAt, rows, weight.in, weight.in);
+      this.exports.activation_quantize(quantized, xAt, rows, columns, columns);
       const head = [weight.address, expert, rowFrom, rowTo, xAt, weight.quantizes ? quantized : 0];
       const tail = [xRows ? xRowsAt : 0, yRows ? yRowsAt : 0, tokens, y, weight.out];
       this.heap.words.set([...head, ...tail], call / 4);
       this.exports.linear(call);
       return this.heap.floats.slice(y / 4, y / 4 + yCount);
     });
+  }
+
+  /** The order in which a weight wants its inputs, as the backend's operations would give them. */
+  #order(weight: WasmWeight): Int32Array | undefined {
+    if (weight.order === undefined) return undefined;
+    return this.heap.words.slice(weight.order / 4, weight.order / 4 + weight.columns);
   }
 
   /** What the kernels take x for: scale · q, as they stored it (simd128 build: 16-bit codes with the middle two of four swapped). */
@@ -174,11 +195,11 @@ export function exactProduct(
   return { y, magnitude };
 }
 
-/** |S·value| + |M|: what the terms of a weight with a minimum amount to before they cancel. */
+/** |S·value| + |M|: what the terms of a weight with a minimum or a zero point amount to before they cancel. */
 export function termMagnitudes(type: QuantType, blocks: Uint8Array, count: number): Float32Array {
   const full = dequantize(type, blocks, new Float32Array(count));
-  if (type.min === undefined) return full.map(Math.abs);
-  const { min: _, ...bare } = type;
+  if (type.min === undefined && type.zero === undefined) return full.map(Math.abs);
+  const { min: _, zero: __, ...bare } = type;
   const scaled = dequantize(bare, blocks, new Float32Array(count));
   return scaled.map((value, i) => Math.abs(value) + Math.abs(value - full[i]!));
 }
@@ -203,6 +224,8 @@ export function randomBlocks(type: QuantType, blocks: number, random: () => numb
   const bytes = Uint8Array.from({ length: blocks * type.bytes }, () => Math.floor(random() * 256));
   const plan = planOf(type);
   if (type.values.kind === "dense") {
+    // Every exponent but the higher half.
+    if (type.bytes === 1) return bytes.map((byte) => byte & 0xbf);
     // Top bytes of numbers of ordinary size: no infinities, no subnormals.
     return bytes.map((byte, i) => (i % type.bytes === type.bytes - 1 ? (byte & 0x87) | 0x38 : byte));
   }

@@ -31,6 +31,14 @@ describe("lowbit run", () => {
     expect(ended).toMatchObject({ code: 0, stdout: "The capital of France is Paris.\n" });
   });
 
+  it("answers from a folder", async () => {
+    const hf = fileURLToPath(new URL("../../../models/pico/hf", import.meta.url));
+    const ended = await lowbit(["run", hf, "-p", "What is 12 + 7?", ...greedy]);
+    expect(ended).toEqual({ code: 0, stdout: "12 + 7 = 19.\n", stderr: "" });
+    const { format, tensors } = json(await lowbit(["inspect", hf, "--json"]));
+    expect([format, tensors.length]).toEqual(["safetensors", 38]);
+  });
+
   it("prints events as lines of JSON, and counts and speeds when asked", async () => {
     const ended = await lowbit(["run", "-p", "Who are you?", ...greedy, "--json", "--stats"]);
     const events = ended.stdout

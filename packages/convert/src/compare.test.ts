@@ -1,4 +1,5 @@
-import { buildGrid, denseType, denseWeight, floatToBits, floatToHalf, type LinearWeight } from "@lowbit/core";
+import { denseType, denseWeight, floatToBits, floatToHalf, type LinearWeight } from "@lowbit/core";
+import { buildGrid } from "@lowbit/packing";
 import { random } from "@lowbit/testing";
 import { describe, expect, it } from "vitest";
 import { compareVectors, compareWeights } from "./compare.ts";

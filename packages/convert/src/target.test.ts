@@ -1,14 +1,14 @@
 import {
-  buildGrid,
   type Checkpoint,
   definePlugin,
   type Format,
-  integerGrid,
   LowbitError,
   type Packing,
   type PackingOptions,
+  type PackingWriter,
   type WriterOptions,
 } from "@lowbit/core";
+import { buildGrid, integerGrid } from "@lowbit/packing";
 import { fakeCheckpoint, fakeWriter } from "@lowbit/testing";
 import { describe, expect, it } from "vitest";
 import { targetNames, writerFor } from "./target.ts";
@@ -119,6 +119,20 @@ describe("writerFor", () => {
     const chosen = { bits: 2, symmetric: false };
     expect(await optionsFor(gridSource(4, 16, 8), "grid", chosen)).toEqual({ ...chosen, groupSize: 16 });
     expect(await optionsFor(fakeCheckpoint(), "grid", chosen)).toEqual(chosen);
+  });
+
+  it("rounds grids of other bits, groups or zero points than the chosen ones anew", async () => {
+    const hold = async (source: Checkpoint, options: object) => {
+      await writerFor(plugins, source, "grid", options);
+      const { packing } = seen.format.at(-1) as { packing: { writer: PackingWriter } };
+      return packing.writer.hold(await source.weight("layers.0.attn.q")) !== undefined;
+    };
+    const source = gridSource(4, 16, 8);
+    expect(await hold(source, {})).toBe(true);
+    expect(await hold(source, { bits: 4, groupSize: 16, symmetric: true })).toBe(true);
+    expect(await hold(source, { groupSize: 32 })).toBe(false);
+    expect(await hold(source, { bits: 3 })).toBe(false);
+    expect(await hold(gridSource(4, 16, 7), { symmetric: true })).toBe(false);
   });
 
   it.each([

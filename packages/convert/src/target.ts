@@ -2,7 +2,6 @@ import {
   type Checkpoint,
   type CheckpointWriter,
   type Format,
-  integerGrid,
   type LinearWeight,
   LowbitError,
   type Packing,
@@ -10,6 +9,7 @@ import {
   type PackingWriter,
   type Plugin,
 } from "@lowbit/core";
+import { integerGrid } from "@lowbit/packing";
 
 /** What a user chooses; each format and packing documents which it takes. */
 export interface TargetOptions extends PackingOptions {
@@ -105,19 +105,38 @@ async function packingWriter(
   };
   const plain = make(chosen);
   const sample = await sampleOf(source, signal);
-  if (sample === undefined) return plain;
+  const strict = { ...plain, writer: asChosen(plain.writer, chosen) };
+  if (sample === undefined) return strict;
   const { symmetric, ...sizes } = sample.options;
   for (const guess of [sample.options, sizes, { bits: sizes.bits }]) {
     const options = { ...(guess as PackingOptions), ...chosen };
     // With a variant of another kind (floats, say) the source's bits mean nothing.
     try {
       const made = make(options);
-      if (made.writer.hold(sample.weight)) return made;
+      if (made.writer.hold(sample.weight)) return { ...made, writer: asChosen(made.writer, chosen) };
     } catch (error) {
       if (!LowbitError.is(error) || error.code !== "bad-argument") throw error;
     }
   }
-  return plain;
+  return strict;
+}
+
+/** What a user asks for counts more than that a weight could stay as it is: grids of other bits or groups are rounded anew. */
+function asChosen(writer: PackingWriter, { bits, groupSize, symmetric }: PackingOptions): PackingWriter {
+  if (bits === undefined && groupSize === undefined && symmetric === undefined) return writer;
+  const fits = (weight: LinearWeight): boolean => {
+    const grid = gridOf(weight);
+    // Of EXL2's weights, which round, the bits are an average.
+    if (grid === undefined || grid.round) return true;
+    const group = groupSize === -1 ? weight.in : groupSize;
+    const around = grid.zero === 2 ** (grid.bits - 1);
+    return (
+      (bits === undefined || grid.bits === bits) &&
+      (group === undefined || grid.group === Math.min(group, weight.in)) &&
+      (symmetric !== true || around)
+    );
+  };
+  return { ...writer, hold: (weight) => (fits(weight) ? writer.hold(weight) : undefined) };
 }
 
 interface Sample {

@@ -1,16 +1,13 @@
-import { spawn } from "node:child_process";
-import { once } from "node:events";
-import { existsSync, readdirSync, readFileSync, statSync } from "node:fs";
+import { existsSync } from "node:fs";
 import { mkdtemp, rm } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { fileURLToPath } from "node:url";
 import { afterAll, beforeAll, describe, expect, it } from "vitest";
-import type { ConversionProgress, ConversionReport, ConvertOptions, GenerateRequest } from "./index.ts";
-import { convert, load, memoryOutput } from "./index.ts";
+import type { ConversionReport, ConvertOptions, GenerateRequest } from "./index.ts";
+import { convert, load } from "./index.ts";
 
 const hf: string = fileURLToPath(new URL("../../../models/pico/hf", import.meta.url));
-const root: string = fileURLToPath(new URL("../../..", import.meta.url));
 const ask = (content: string): GenerateRequest => ({ messages: [{ role: "user", content }], temperature: 0 });
 
 let folder = "";
@@ -32,6 +29,10 @@ async function answer(name: string, backend: string): Promise<string> {
   await using model = await load(join(folder, name), { backend });
   const { text } = await model.complete({ ...ask("What is 12 + 7?"), maxTokens: 24 });
   return text;
+}
+
+function bytesOf(values: Float32Array | undefined): Uint8Array {
+  return values ? new Uint8Array(values.buffer, values.byteOffset, values.byteLength) : new Uint8Array(0);
 }
 
 async function logits(path: string): Promise<Float32Array> {
@@ -69,5 +70,70 @@ describe("pico", () => {
       await once_(name, "hf", { to: name });
       expect(await logits(join(folder, name))).toEqual(await logits(hf));
     }
+  });
+
+  /** Each from the one before; what may become of its tensors. */
+  const chains: readonly (readonly [name: string, options: ConvertOptions, mayDiffer: boolean])[][] = [
+    [
+      ["a1-gptq", { to: "gptq", groupSize: 32, symmetric: false }, true],
+      ["a2-awq", { to: "awq" }, false],
+      ["a3-ct", { to: "compressed-tensors" }, false],
+      ["a4-gguf", { to: "gguf" }, false],
+      ["a5-gptq", { to: "gptq" }, true],
+    ],
+    [
+      ["b1-awq", { to: "awq", groupSize: 32 }, true],
+      ["b2-hqq", { to: "hqq" }, false],
+      ["b3-gptq", { to: "gptq", groupSize: 32, bits: 4, symmetric: false }, true],
+    ],
+    [
+      ["c1-gptq", { to: "gptq", groupSize: 32 }, true],
+      ["c2-gguf", { to: "gguf" }, false],
+      ["c3-gptq", { to: "gptq" }, false],
+      ["c4-awq", { to: "awq" }, false],
+      ["c5-safetensors", { to: "safetensors", type: "f32" }, false],
+    ],
+    [
+      ["d1-gguf", { to: "gguf", type: "Q8_0" }, true],
+      ["d2-gptq", { to: "gptq" }, false],
+      ["d3-ct", { to: "compressed-tensors" }, false],
+      ["d4-gguf", { to: "gguf" }, false],
+    ],
+    [
+      ["e1-exl2", { to: "exl2", bits: 4 }, true],
+      ["e2-exl2", { to: "exl2", bits: 4 }, false],
+      ["e3-gguf", { to: "gguf" }, false],
+    ],
+    [
+      ["f1-nf4", { to: "bitsandbytes" }, true],
+      ["f2-nf4", { to: "bitsandbytes" }, false],
+      ["f3-safetensors", { to: "safetensors" }, false],
+    ],
+  ];
+  it.each(chains.map((chain) => [chain.map(([name]) => name).join(" → "), chain] as const))(
+    "%s: the same bits give the same logits",
+    async (_, chain) => {
+      let before = "hf";
+      let expected: Float32Array | undefined;
+      for (const [name, options, mayDiffer] of chain) {
+        const { totals } = await once_(name, before, options);
+        if (!mayDiffer) expect([name, totals.requantized.tensors]).toEqual([name, 0]);
+        const actual = await logits(join(folder, name));
+        if (!mayDiffer) expect([name, Buffer.compare(bytesOf(actual), bytesOf(expected))]).toEqual([name, 0]);
+        expected = actual;
+        before = name;
+      }
+    },
+  );
+
+  it("refuses to round where that is asked, and leaves nothing", async () => {
+    const output = join(folder, "refused");
+    await expect(convert(hf, output, { to: "gptq", exact: true })).rejects.toMatchObject({
+      code: "type-unsupported",
+      reason: "inexact",
+    });
+    expect(existsSync(output)).toBe(false);
+    const { totals } = await convert(hf, join(folder, "exact.gguf"), { to: "gguf", exact: true });
+    expect(totals.exact.tensors).toBe(38);
   });
 });

@@ -7,6 +7,7 @@ import { describe, expect, it } from "vitest";
 import { type GenerateRequest, load, type Model } from "./index.ts";
 
 const pico = new URL("../../../models/pico/pico-Q8_0.gguf", import.meta.url);
+const picoFolder = new URL("../../../models/pico/hf/", import.meta.url);
 const stories = (type: string): string => testData(`models/stories260K/stories260K-${type}.gguf`) ?? "";
 const backends = ["wasm", "reference"];
 const ask = (content: string): GenerateRequest => ({ messages: [{ role: "user", content }], temperature: 0 });
@@ -26,6 +27,15 @@ describe.each(backends)("pico on %s", (backend) => {
     for (const [question, answer] of answers) {
       const { text, reason } = await model.complete(ask(question));
       expect([text, reason]).toEqual([answer, "end"]);
+    }
+  });
+
+  it("answers from a Hugging Face folder, however it is named", async () => {
+    for (const file of ["", "config.json", "model.safetensors"]) {
+      await using model = await load(new URL(file, picoFolder), { backend });
+      expect(model.info).toMatchObject({ format: "safetensors", architecture: "llama", bitsPerWeight: 16 });
+      const { text, reason } = await model.complete(ask("What is the capital of France?"));
+      expect([text, reason]).toEqual(["The capital of France is Paris.", "end"]);
     }
   });
 

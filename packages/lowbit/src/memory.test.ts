@@ -7,7 +7,7 @@ import { promisify } from "node:util";
 import { ggmlTypes } from "@lowbit/gguf";
 import { writeTinyModel } from "@lowbit/testing";
 import { afterAll, beforeAll, describe, expect, it } from "vitest";
-import { inspect, load } from "./index.ts";
+import { type ConvertOptions, convert, inspect, load } from "./index.ts";
 
 const pico = new URL("../../../models/pico/pico-Q8_0.gguf", import.meta.url);
 const root = fileURLToPath(new URL("../../..", import.meta.url));
@@ -55,20 +55,46 @@ describe("host memory", () => {
   });
   afterAll(() => rm(folder, { recursive: true, force: true }));
 
-  it("while loading stays under the backend's, plus the largest weight, plus 64 MiB", async () => {
+  /** What the process grew by while the model was loaded, beside its plan. */
+  async function loading(
+    path: string,
+  ): Promise<{ grown: number; totalBytes: number; transferBytes: number; weightBytes: number }> {
     const code = `
       import { load } from "lowbit";
       const before = process.memoryUsage.rss();
       const model = await load(process.argv[1], { backend: "wasm" });
       const grown = process.resourceUsage().maxRSS * 1024 - before;
-      const { totalBytes, transferBytes } = model.info.plan;
-      console.log(JSON.stringify({ grown, totalBytes, transferBytes }));
+      const { totalBytes, transferBytes, weightBytes } = model.info.plan;
+      console.log(JSON.stringify({ grown, totalBytes, transferBytes, weightBytes }));
       await model.dispose();
     `;
-    const args = ["--input-type=module", "--eval", code, file];
+    const args = ["--input-type=module", "--eval", code, path];
     const { stdout } = await promisify(execFile)(process.execPath, args, { cwd: root });
-    const { grown, totalBytes, transferBytes } = JSON.parse(stdout);
+    return JSON.parse(stdout);
+  }
+
+  it("while loading stays under the backend's, plus the largest weight, plus 64 MiB", async () => {
+    const { grown, totalBytes, transferBytes } = await loading(file);
     expect(grown).toBeGreaterThan(80e6);
     expect(grown).toBeLessThan(totalBytes + transferBytes + 64 * 2 ** 20);
+  });
+
+  const packed: readonly ConvertOptions[] = [{ to: "gptq" }, { to: "bitsandbytes" }];
+  it.each(packed)("$to: weights stay packed, and there is no dense copy of the model", async (options) => {
+    const output = join(folder, options.to);
+    await convert(file, output, options);
+    const { tensors, plan } = await inspect(output, { backend: "wasm" });
+    const layers = tensors.filter(({ role, shape }) => role?.startsWith("layers.") && shape.length === 2);
+    const total = (pick: (tensor: (typeof layers)[number]) => number): number =>
+      layers.reduce((sum, tensor) => sum + pick(tensor), 0);
+    const weights = total(({ shape }) => shape.reduce((product, size) => product * size, 1));
+    // Bits per weight, in memory and in the file.
+    const difference =
+      (8 * (total((tensor) => tensor.backendBytes ?? 0) - total(({ bytes }) => bytes))) / weights;
+    expect(Math.abs(difference)).toBeLessThan(0.2);
+    const { grown, weightBytes, transferBytes } = await loading(output);
+    expect(weightBytes).toBe(plan?.weightBytes);
+    // A dense copy in half precision would be 190 MB.
+    expect(grown).toBeLessThan(weightBytes + transferBytes + 80 * 2 ** 20);
   });
 });

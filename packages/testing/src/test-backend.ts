@@ -2,6 +2,7 @@ import type { BackendFactory } from "@lowbit/core";
 import { test } from "vitest";
 import { attentionCases } from "./backend/attention-cases.ts";
 import { blockCases } from "./backend/block-cases.ts";
+import { compositeCases } from "./backend/composite-cases.ts";
 import {
   describe,
   evaluateOne,
@@ -34,6 +35,7 @@ export function testBackend(name: string, factory: BackendFactory, options: Test
   describe(`backend contract: ${name}`, () => {
     const bench = openBench(factory, options, skip, seen);
     describe("linear", () => linearCases(bench));
+    describe("weights of several segments", () => compositeCases(bench));
     describe("plain operations", () => plainCases(bench));
     describe("attention", () => attentionCases(bench));
     describe("lifetimes", () => lifetimeCases(bench));

@@ -1,4 +1,5 @@
-import { type JsonValue, type PackedCheckpoint, packingError } from "@lowbit/core";
+import type { JsonValue, PackedCheckpoint } from "@lowbit/core";
+import { packingError } from "@lowbit/packing";
 
 /** How codes lie: "gemm" along the outputs, "gemv" along the inputs, "gemv_fast" in tiles of four outputs. */
 export type Layout = "gemm" | "gemv" | "gemv_fast";

@@ -1,14 +1,5 @@
-import {
-  buildGrid,
-  floatToHalf,
-  gridShapeOf,
-  halfToFloat,
-  integerGrid,
-  type LinearWeight,
-  readCodes,
-  regrid,
-  wordsFrom,
-} from "@lowbit/core";
+import { floatToHalf, halfToFloat, type LinearWeight } from "@lowbit/core";
+import { buildGrid, gridShapeOf, integerGrid, readCodes, regrid, wordsFrom } from "@lowbit/packing";
 import type { Layout } from "./config.ts";
 import { fits } from "./layout.ts";
 

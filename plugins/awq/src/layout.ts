@@ -1,4 +1,4 @@
-import { writeCodes } from "@lowbit/core";
+import { writeCodes } from "@lowbit/packing";
 import type { Layout } from "./config.ts";
 
 /** In a gemm word, nibble i holds this of eight neighbouring outputs. */

@@ -1,19 +1,21 @@
+import type {
+  LinearWeight,
+  PackedCheckpoint,
+  PackedModules,
+  SafetensorsTensor,
+  SegmentOutline,
+} from "@lowbit/core";
 import {
   buildGrid,
   declaredMethod,
   type GridShape,
   gridType,
-  type LinearWeight,
   type ModuleTensors,
   modulesWith,
   type OpenModule,
   openModules,
-  type PackedCheckpoint,
-  type PackedModules,
-  type SafetensorsTensor,
-  type SegmentOutline,
   wordsFrom,
-} from "@lowbit/core";
+} from "@lowbit/packing";
 import { type AwqConfig, awqConfig, awqError } from "./config.ts";
 import { type Outline, panelRows, readPanel, readZero, scaleAt, shapesOf, zeroWords } from "./layout.ts";
 

@@ -1,8 +1,6 @@
 import {
-  buildGrid,
   denseWeight,
   floatToHalf,
-  type GridShape,
   halfToFloat,
   type LinearWeight,
   type PackedTensor,
@@ -10,6 +8,7 @@ import {
   type PackingWriter,
 } from "@lowbit/core";
 import { gptqPacking } from "@lowbit/gptq";
+import { buildGrid, type GridShape } from "@lowbit/packing";
 import { packedFrom, random } from "@lowbit/testing";
 import fc from "fast-check";
 import { describe, expect, it } from "vitest";

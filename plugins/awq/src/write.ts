@@ -1,16 +1,14 @@
-import {
-  floatTensor,
-  type LinearShape,
-  type LinearWeight,
-  type PackedConfiguration,
-  type PackedDescription,
-  type PackedTensor,
-  type PackingOptions,
-  type PackingWriter,
-  type PlainJson,
-  packingError,
-  quantizeGrid,
+import type {
+  LinearShape,
+  LinearWeight,
+  PackedConfiguration,
+  PackedDescription,
+  PackedTensor,
+  PackingOptions,
+  PackingWriter,
+  PlainJson,
 } from "@lowbit/core";
+import { floatTensor, packingError, quantizeGrid } from "@lowbit/packing";
 import type { Layout } from "./config.ts";
 import { asStored, storedRows, withMins } from "./grid.ts";
 import { fits, type Outline, scaleAt, shapesOf, writeRow, writeZero, zeroWords } from "./layout.ts";

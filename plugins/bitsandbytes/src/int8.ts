@@ -1,4 +1,5 @@
-import { buildGrid, integerGrid, type LinearWeight, roundHalfEven } from "@lowbit/core";
+import { type LinearWeight, roundHalfEven } from "@lowbit/core";
+import { buildGrid, integerGrid } from "@lowbit/packing";
 import { finite, int8Factor, int8Shape } from "./types.ts";
 
 /** `rows` are i8 as in the file, [out, columns]; `scb` one absmax for each row. */

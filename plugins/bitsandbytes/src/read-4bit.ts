@@ -1,4 +1,5 @@
-import type { ModuleTensors, SafetensorsDtype, SafetensorsTensor } from "@lowbit/core";
+import type { SafetensorsDtype, SafetensorsTensor } from "@lowbit/core";
+import type { ModuleTensors } from "@lowbit/packing";
 import { blockOf, fourBitWeight } from "./four-bit.ts";
 import { unnest } from "./nested.ts";
 import type { VariantModule } from "./read.ts";

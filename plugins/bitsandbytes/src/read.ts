@@ -1,13 +1,5 @@
-import {
-  buildGrid,
-  type JsonValue,
-  type ModuleTensors,
-  modulesWith,
-  type OpenModule,
-  openModules,
-  type PackedCheckpoint,
-  type PackedModules,
-} from "@lowbit/core";
+import type { JsonValue, PackedCheckpoint, PackedModules } from "@lowbit/core";
+import { buildGrid, type ModuleTensors, modulesWith, type OpenModule, openModules } from "@lowbit/packing";
 import { int8Weight } from "./int8.ts";
 import { openFourBit } from "./read-4bit.ts";
 import { fail, int8Shape } from "./types.ts";

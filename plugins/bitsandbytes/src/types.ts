@@ -1,10 +1,5 @@
-import {
-  type GridShape,
-  type LowbitError,
-  type LowbitErrorCode,
-  packingError,
-  type QuantType,
-} from "@lowbit/core";
+import type { LowbitError, LowbitErrorCode, QuantType } from "@lowbit/core";
+import { type GridShape, packingError } from "@lowbit/packing";
 
 /** The 16 values of NF4, by code: quantiles of the normal distribution. */
 export const nf4Values: Float32Array = Float32Array.of(

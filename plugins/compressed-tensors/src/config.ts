@@ -1,4 +1,5 @@
-import { compilePattern, type JsonValue } from "@lowbit/core";
+import type { JsonValue } from "@lowbit/core";
+import { compilePattern } from "@lowbit/packing";
 import { fail, invalid, type Metadata, member } from "./modules.ts";
 
 /** How the weights of one config group are quantized. */

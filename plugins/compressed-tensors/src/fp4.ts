@@ -2,13 +2,11 @@ import {
   bitsToFloat,
   e4m3ToFloat,
   floatToBits,
-  type ModuleTensors,
-  type OpenModule,
   type QuantType,
   type SafetensorsTensor,
   type ScaleFormat,
-  type ShapePattern,
 } from "@lowbit/core";
+import type { ModuleTensors, OpenModule, ShapePattern } from "@lowbit/packing";
 import { finitePowers } from "./fp8.ts";
 import { fail, unread } from "./modules.ts";
 

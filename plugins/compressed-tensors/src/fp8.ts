@@ -3,16 +3,13 @@ import {
   denseType,
   e4m3ToFloat,
   e5m2ToFloat,
-  floatDtypes,
-  floatFormats,
-  type ModuleTensors,
-  type OpenModule,
   type QuantType,
   type SafetensorsDtype,
   type SafetensorsTensor,
   type ScaleFormat,
   type WeightSegment,
 } from "@lowbit/core";
+import { floatDtypes, floatFormats, type ModuleTensors, type OpenModule } from "@lowbit/packing";
 import { fail, finiteFloats, unread } from "./modules.ts";
 
 export type Float8 = "f8-e4m3" | "f8-e5m2";

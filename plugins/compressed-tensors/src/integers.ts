@@ -1,3 +1,4 @@
+import type { SafetensorsTensor } from "@lowbit/core";
 import {
   buildGrid,
   floatDtypes,
@@ -6,10 +7,9 @@ import {
   type ModuleTensors,
   type OpenModule,
   readCodes,
-  type SafetensorsTensor,
   wordsFrom,
   wordsOf,
-} from "@lowbit/core";
+} from "@lowbit/packing";
 import { fail, invalid, unread } from "./modules.ts";
 
 export interface IntegerScheme {

@@ -1,12 +1,5 @@
-import {
-  floatsOf,
-  type JsonValue,
-  type LowbitError,
-  type LowbitErrorCode,
-  type ModuleTensors,
-  packingError,
-  type SafetensorsTensor,
-} from "@lowbit/core";
+import type { JsonValue, LowbitError, LowbitErrorCode, SafetensorsTensor } from "@lowbit/core";
+import { floatsOf, type ModuleTensors, packingError } from "@lowbit/packing";
 
 /** What errors of all packings here go by. */
 export const packingName = "compressed-tensors";

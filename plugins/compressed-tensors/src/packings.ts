@@ -1,14 +1,11 @@
+import type { JsonValue, PackedCheckpoint, PackedModules, Packing } from "@lowbit/core";
 import {
   declaredMethod,
-  type JsonValue,
   type ModuleTensors,
   modulesWith,
   type OpenModule,
   openModules,
-  type PackedCheckpoint,
-  type PackedModules,
-  type Packing,
-} from "@lowbit/core";
+} from "@lowbit/packing";
 import { readBlock, readConfiguration, type Scheme } from "./config.ts";
 import { type Fp4Scheme, openFp4 } from "./fp4.ts";
 import { type Float8, openFloat8 } from "./fp8.ts";

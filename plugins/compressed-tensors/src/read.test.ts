@@ -8,11 +8,10 @@ import {
   type PackedTensor,
   type PlainJson,
   type SafetensorsDtype,
-  wordsOf,
-  writeCodes,
 } from "@lowbit/core";
 import { reference } from "@lowbit/kernels-reference";
 import { wasm } from "@lowbit/kernels-wasm";
+import { wordsOf, writeCodes } from "@lowbit/packing";
 import {
   describeWithData,
   type GoldenCase,

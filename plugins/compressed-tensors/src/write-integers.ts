@@ -1,14 +1,5 @@
-import {
-  type IntegerGrid,
-  integerGrid,
-  type LinearWeight,
-  type PackedTensor,
-  type PackingOptions,
-  regrid,
-  rowsOf,
-  wordsOf,
-  writeCodes,
-} from "@lowbit/core";
+import { type LinearWeight, type PackedTensor, type PackingOptions, rowsOf } from "@lowbit/core";
+import { type IntegerGrid, integerGrid, regrid, wordsOf, writeCodes } from "@lowbit/packing";
 import { layoutOf } from "./integers.ts";
 import { tokens, type WrittenForm } from "./write-config.ts";
 import { biasTensor, bytesOf } from "./write-floats.ts";

@@ -1,5 +1,4 @@
 import {
-  buildGrid,
   denseType,
   denseWeight,
   type LinearWeight,
@@ -9,6 +8,7 @@ import {
   type PlainJson,
   safetensorsBits,
 } from "@lowbit/core";
+import { buildGrid } from "@lowbit/packing";
 import {
   describeWithData,
   fuzzCases,

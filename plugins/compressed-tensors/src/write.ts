@@ -4,8 +4,8 @@ import {
   LowbitError,
   type PackingOptions,
   type PackingWriter,
-  quantizeGrid,
 } from "@lowbit/core";
+import { quantizeGrid } from "@lowbit/packing";
 import { describeSchemes, type WrittenForm } from "./write-config.ts";
 import { floatForm, quantizeFloat8, quantizeMxfp4, type Variant, variants } from "./write-floats.ts";
 import { holdIntegers, integerForm, isClear } from "./write-integers.ts";

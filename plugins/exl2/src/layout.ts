@@ -1,12 +1,11 @@
 import {
   floatToHalf,
-  gridType,
   halfToFloat,
   type LowbitError,
   type LowbitErrorCode,
-  packingError,
   type QuantType,
 } from "@lowbit/core";
+import { gridType, packingError } from "@lowbit/packing";
 
 /** Bits of a code, widest first: the order in which groups must come. */
 export const widths = [8, 6, 5, 4, 3, 2] as const;

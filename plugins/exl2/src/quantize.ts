@@ -1,11 +1,5 @@
-import {
-  floatToHalf,
-  halfToFloat,
-  type LinearWeight,
-  roundHalfEven,
-  type WeightSegment,
-  writeCodes,
-} from "@lowbit/core";
+import { floatToHalf, halfToFloat, type LinearWeight, roundHalfEven, type WeightSegment } from "@lowbit/core";
+import { writeCodes } from "@lowbit/packing";
 import { fail, type Span, scaleTable, spansOf, widths } from "./layout.ts";
 
 /**

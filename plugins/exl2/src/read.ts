@@ -1,19 +1,21 @@
+import type {
+  JsonValue,
+  LinearWeight,
+  PackedCheckpoint,
+  PackedModules,
+  SafetensorsDtype,
+  SafetensorsTensor,
+  WeightSegment,
+} from "@lowbit/core";
 import {
   declaredMethod,
   halvesFrom,
-  type JsonValue,
-  type LinearWeight,
   type ModuleTensors,
   modulesWith,
   type OpenModule,
   openModules,
-  type PackedCheckpoint,
-  type PackedModules,
-  type SafetensorsDtype,
-  type SafetensorsTensor,
-  type WeightSegment,
   wordsFrom,
-} from "@lowbit/core";
+} from "@lowbit/packing";
 import { copySpan, fail, readGroups, type Span, scaleTable } from "./layout.ts";
 
 /** The declared method decides; without one, the names of tensors. */

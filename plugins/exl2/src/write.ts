@@ -1,6 +1,5 @@
 import {
   floatToHalf,
-  gridShapeOf,
   halfToFloat,
   type LinearShape,
   type LinearWeight,
@@ -10,9 +9,8 @@ import {
   type PackedTensor,
   type PackingOptions,
   type PackingWriter,
-  wordsOf,
-  writeCodes,
 } from "@lowbit/core";
+import { gridShapeOf, wordsOf, writeCodes } from "@lowbit/packing";
 import { copySpan, fail, type Span, spansOf, widths } from "./layout.ts";
 import { headGroups, layerGroups, orderByNorm, quantizeExl2 } from "./quantize.ts";
 import { type SplitScales, splitScales } from "./scales.ts";

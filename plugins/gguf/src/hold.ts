@@ -2,12 +2,11 @@ import {
   denseWeight,
   floatToHalf,
   halfToFloat,
-  type IntegerGrid,
-  integerGrid,
   type LinearWeight,
   type QuantType,
   rowsOf,
 } from "@lowbit/core";
+import { type IntegerGrid, integerGrid } from "@lowbit/packing";
 import { holdingType, putCodes, quantizeTo } from "./quantize.ts";
 import { BF16, F16, F32, ggmlTypeIds, Q4_0, Q4_1, Q5_0, Q8_0 } from "./types.ts";
 

@@ -3,7 +3,7 @@ import { closeSync, ftruncateSync, mkdtempSync, openSync, readFileSync, rmSync, 
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { LowbitError, memorySource } from "@lowbit/core";
-import { describeWithData, testData, trackedFiles } from "@lowbit/testing";
+import { describeWithData, fuzzCases, testData, trackedFiles } from "@lowbit/testing";
 import fc from "fast-check";
 import { describe, expect, it } from "vitest";
 import { F32, type GgufEntry, ggufBytes, openGguf, Q4_0, readGguf, writeGguf } from "./index.ts";
@@ -192,7 +192,7 @@ describe("damage", () => {
         for (const [at, value, length] of edits) damaged.fill(value, at, at + length);
         await survives(damaged);
       }),
-      { seed: 20, numRuns: 2000 },
+      { seed: 20, numRuns: fuzzCases(2000) },
     );
   });
 

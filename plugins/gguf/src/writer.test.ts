@@ -4,12 +4,10 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { gguf as readWithOracle } from "@huggingface/gguf";
 import {
-  buildGrid,
   type Checkpoint,
   type CheckpointWriter,
   denseWeight,
   floatToHalf,
-  type GridShape,
   type LinearWeight,
   type StagedWeight,
   type StoredWeight,
@@ -17,6 +15,7 @@ import {
 } from "@lowbit/core";
 import { reference } from "@lowbit/kernels-reference";
 import { architectures } from "@lowbit/models";
+import { buildGrid, type GridShape } from "@lowbit/packing";
 import { safetensorsFormat } from "@lowbit/safetensors";
 import {
   describeWithData,

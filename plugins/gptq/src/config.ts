@@ -1,4 +1,5 @@
-import { compilePattern, type JsonValue, type PackedCheckpoint, packingError } from "@lowbit/core";
+import type { JsonValue, PackedCheckpoint } from "@lowbit/core";
+import { compilePattern, packingError } from "@lowbit/packing";
 
 /** How the modules of a GPTQ checkpoint are packed. */
 export interface GptqConfig extends ModuleConfig {

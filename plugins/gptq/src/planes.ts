@@ -1,4 +1,4 @@
-import { type BitStream, readCodes, wordsOf, writeCodes } from "@lowbit/core";
+import { type BitStream, readCodes, wordsOf, writeCodes } from "@lowbit/packing";
 
 /**
  * Planes of GPTQModel's "gptq_p": 32 codes take `bits` words, cut into planes from low to high bits. In a plane of width w, word i

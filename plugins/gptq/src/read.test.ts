@@ -6,8 +6,8 @@ import {
   type PackedModules,
   type PackedTensor,
   type PlainJson,
-  writeCodes,
 } from "@lowbit/core";
+import { writeCodes } from "@lowbit/packing";
 import { fuzzCases, mutate, packedFrom, random } from "@lowbit/testing";
 import { describe, expect, it, test } from "vitest";
 import { gptqPacking as packing } from "./index.ts";

@@ -1,18 +1,15 @@
+import type { LinearWeight, PackedCheckpoint, PackedModules, SafetensorsTensor } from "@lowbit/core";
 import {
   buildGrid,
   declaredMethod,
   floatFormats,
   type GridShape,
-  type LinearWeight,
   type ModuleTensors,
   modulesWith,
   type OpenModule,
   openModules,
-  type PackedCheckpoint,
-  type PackedModules,
   readCodes,
-  type SafetensorsTensor,
-} from "@lowbit/core";
+} from "@lowbit/packing";
 import { type GptqConfig, gptqConfig, gptqError, moduleConfig, refuseVariant, unitOf } from "./config.ts";
 import { permutation } from "./order.ts";
 import { readPlanes } from "./planes.ts";

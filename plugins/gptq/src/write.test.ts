@@ -1,8 +1,6 @@
 import {
-  buildGrid,
   denseWeight,
   floatToBits,
-  gridShapeOf,
   type LinearWeight,
   type PackedConfiguration,
   type PackedTensor,
@@ -10,6 +8,7 @@ import {
   type PackingWriter,
 } from "@lowbit/core";
 import { Q4_0, Q8_0 } from "@lowbit/gguf";
+import { buildGrid, gridShapeOf } from "@lowbit/packing";
 import { packedFrom, random } from "@lowbit/testing";
 import fc from "fast-check";
 import { describe, expect, it } from "vitest";

@@ -1,19 +1,21 @@
+import type {
+  LinearShape,
+  LinearWeight,
+  PackedTensor,
+  PackingOptions,
+  PackingWriter,
+  PlainJson,
+} from "@lowbit/core";
 import {
   floatTensor,
   type IntegerGrid,
   integerGrid,
-  type LinearShape,
-  type LinearWeight,
-  type PackedTensor,
-  type PackingOptions,
-  type PackingWriter,
-  type PlainJson,
   packingError,
   quantizeGrid,
   regrid,
   wordsOf,
   writeCodes,
-} from "@lowbit/core";
+} from "@lowbit/packing";
 import { bitsOf, continuousBits, type GptqConfig, gptqFormats, planarBits, unitOf } from "./config.ts";
 import { groupIndex } from "./order.ts";
 import { writePlanes } from "./planes.ts";

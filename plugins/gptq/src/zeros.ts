@@ -1,4 +1,5 @@
-import { type PackedCheckpoint, readCodes, wordsFrom } from "@lowbit/core";
+import type { PackedCheckpoint } from "@lowbit/core";
+import { readCodes, wordsFrom } from "@lowbit/packing";
 import { type GptqConfig, gptqError, moduleConfig } from "./config.ts";
 import { readPlanes } from "./planes.ts";
 

@@ -1,5 +1,4 @@
 import {
-  buildGrid,
   denseWeight,
   type LinearWeight,
   LowbitError,
@@ -11,6 +10,7 @@ import {
 } from "@lowbit/core";
 import { reference } from "@lowbit/kernels-reference";
 import { wasm } from "@lowbit/kernels-wasm";
+import { buildGrid } from "@lowbit/packing";
 import {
   describeWithData,
   fuzzCases,

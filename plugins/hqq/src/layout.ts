@@ -1,4 +1,5 @@
-import { type LowbitError, type LowbitErrorCode, packingError, type SafetensorsDtype } from "@lowbit/core";
+import type { LowbitError, LowbitErrorCode, SafetensorsDtype } from "@lowbit/core";
+import { packingError } from "@lowbit/packing";
 
 /** How codes share a word: as many equal parts of the rows as there are shifts, the first part highest. */
 export interface Packing {

@@ -1,15 +1,12 @@
+import { denseType, type LinearWeight, type PackedCheckpoint, type PackedModules } from "@lowbit/core";
 import {
   buildGrid,
   declaredMethod,
-  denseType,
-  type LinearWeight,
   type ModuleTensors,
   modulesWith,
   type OpenModule,
   openModules,
-  type PackedCheckpoint,
-  type PackedModules,
-} from "@lowbit/core";
+} from "@lowbit/packing";
 import { unpackRow, type View } from "./layout.ts";
 import { configOf, readSettings, readView } from "./settings.ts";
 import { checkCodes, dequantizeView, needCodes, openValues, type Values, wordsOfView } from "./values.ts";

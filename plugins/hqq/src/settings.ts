@@ -1,4 +1,5 @@
-import type { JsonValue, ModuleTensors, SafetensorsTensor } from "@lowbit/core";
+import type { JsonValue, SafetensorsTensor } from "@lowbit/core";
+import type { ModuleTensors } from "@lowbit/packing";
 import { fail, packingOfBits, packings, type View, viewOf } from "./layout.ts";
 
 /** What a module says of itself in small tensors, and the configuration of it or of all. */

@@ -1,11 +1,5 @@
-import {
-  floatDtypes,
-  floatFormats,
-  floatsOf,
-  type ModuleTensors,
-  type SafetensorsTensor,
-  wordsFrom,
-} from "@lowbit/core";
+import type { SafetensorsTensor } from "@lowbit/core";
+import { floatDtypes, floatFormats, floatsOf, type ModuleTensors, wordsFrom } from "@lowbit/packing";
 import { unpackRow, type View } from "./layout.ts";
 import { configOf, readSettings, readView } from "./settings.ts";
 

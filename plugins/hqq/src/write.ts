@@ -1,10 +1,6 @@
 import {
-  buildGrid,
   floatToBits,
   floatToHalf,
-  type GridShape,
-  gridShapeOf,
-  integerGrid,
   type LinearShape,
   type LinearWeight,
   LowbitError,
@@ -13,12 +9,11 @@ import {
   type PackingOptions,
   type PackingWriter,
   type PlainJson,
-  readCodes,
   roundHalfEven,
   roundToBf16,
   rowsOf,
-  wordsOf,
 } from "@lowbit/core";
+import { buildGrid, type GridShape, gridShapeOf, integerGrid, readCodes, wordsOf } from "@lowbit/packing";
 import { packingOfBits, packings, packRow, type View, viewOf } from "./layout.ts";
 
 /** Modules that stay plain: tables of embeddings, heads, and the small matrices that choose experts. */

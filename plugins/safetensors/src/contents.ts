@@ -42,7 +42,9 @@ export function sortContents(
     const found = ownerOf(tensor.name, find);
     if (found === undefined || (model.tied && found.role === "head")) return;
     if (modules.has(found.module)) return;
-    unclaimed.set(found.role, [...(unclaimed.get(found.role) ?? []), tensor]);
+    const list = unclaimed.get(found.role);
+    if (list) list.push(tensor);
+    else unclaimed.set(found.role, [tensor]);
   };
 
   const place = ({ role, expert }: ModuleRole, held: Held): void => {
@@ -107,7 +109,9 @@ function ownerOf(
   name: string,
   find: (module: string) => ModuleRole | undefined,
 ): { readonly role: string; readonly module: string } | undefined {
-  for (let at = name.lastIndexOf("."); at > 0; at = name.lastIndexOf(".", at - 1)) {
+  let at = name.lastIndexOf(".");
+  // No packing puts names deeper below a module.
+  for (let cuts = 0; cuts < 4 && at > 0; cuts++, at = name.lastIndexOf(".", at - 1)) {
     const module = name.slice(0, at);
     const found = find(module);
     if (found) return { role: found.role, module };

@@ -44,7 +44,7 @@ export class Folder {
       if (source.size > most) {
         throw safetensorsError("file-corrupt", "limit-exceeded", `${source.name} has ${source.size} bytes.`);
       }
-      return Uint8Array.from(await source.read(0, source.size, this.#signal));
+      return (await source.read(0, source.size, this.#signal)).slice();
     } finally {
       await source.close?.();
     }

@@ -85,15 +85,18 @@ describeWithData("whole models of the reference", ["golden/manifest.json"], () =
 });
 
 describeWithData("pico", ["models/pico/hf/config.json", "models/pico/pico-f16.gguf"], () => {
-  it("has the same logits as its GGUF, to the last bit", async () => {
+  it.each([
+    ["reference", reference()],
+    ["wasm", wasm()],
+  ])("has the same logits as its GGUF, to the last bit, on %s", async (_, backend) => {
     const tokens = [1, 260, 300, 17, 400, 5, 999, 2];
     const folder = await open("models/pico/hf");
     const file = await gguf().formats![0]!.open(
       trackedFiles(testData("models/pico/pico-f16.gguf") as string),
     );
-    const { name: _, ...config } = file.config;
+    const { name: _name, ...config } = file.config;
     expect(folder.config).toEqual(config);
-    const ours = await logitsOf(folder, reference(), tokens);
-    expect(ours).toEqual(await logitsOf(file, reference(), tokens));
+    const ours = await logitsOf(folder, backend, tokens);
+    expect(ours).toEqual(await logitsOf(file, backend, tokens));
   });
 });

@@ -76,8 +76,22 @@ const plain: WeightNames = { roots, layers: "layers.", body, layer: { ...attenti
 const gemma: WeightNames = { ...plain, normOffset: 1 };
 const gemma2: WeightNames = { ...gemma, layer: { ...plain.layer, ...postNorms } };
 
-/** By family, as `families` names them. */
-export const weightNames = {
+/** Families that name or lay out their weights in their own way. */
+export type NamedFamily =
+  | "llama"
+  | "mixtral"
+  | "qwen2"
+  | "qwen2Moe"
+  | "qwen3"
+  | "qwen3Moe"
+  | "gemma"
+  | "gemma2"
+  | "gemma3"
+  | "phi3"
+  | "gpt2"
+  | "bitnet";
+
+export const weightNames: Readonly<Record<NamedFamily, WeightNames>> = {
   llama: { ...plain, halvesToAdjacent: true },
   mixtral: {
     ...plain,
@@ -144,7 +158,7 @@ export const weightNames = {
       "ffn.subNorm": ["mlp.ffn_sub_norm", "mlp.ffn_layernorm"],
     },
   },
-} as const satisfies Readonly<Record<string, WeightNames>>;
+};
 
 const layerRole = /^layers\.(\d+)\.(.+)$/;
 

@@ -1,4 +1,4 @@
-import { denseWeight, dequantize, type LinearWeight, type QuantType } from "@lowbit/core";
+import { dequantize, type LinearWeight, type QuantType } from "@lowbit/core";
 import {
   type Bench,
   evaluate,
@@ -17,7 +17,7 @@ interface Sample {
   readonly decoded: Float32Array;
 }
 
-function sampleWeight(sample: SampleType, rows: number, columns: number, seed = 1): Sample {
+export function sampleWeight(sample: SampleType, rows: number, columns: number, seed = 1): Sample {
   const blocks = randomBlocks(sample, rows, columns, seed);
   const decoded = dequantize(sample.type, blocks, new Float32Array(rows * columns));
   return {
@@ -27,7 +27,7 @@ function sampleWeight(sample: SampleType, rows: number, columns: number, seed = 
 }
 
 /** Products with a decoded matrix in f64, and how far each may be off. */
-function product(
+export function product(
   x: Float32Array,
   decoded: Float32Array,
   columns: number,
@@ -136,70 +136,6 @@ export function linearCases({ check, backend, precision }: Bench): void {
       });
     }
   }
-
-  check(
-    "linear and embed: inputs in another order, rows with factors, segments of several widths",
-    async () => {
-      const widths = [packedTypes[11]!, packedTypes[13]!, packedTypes[22]!, denseTypes[1]!];
-      const [rows, columns, n] = [18, 512, 5];
-      const segments = widths.map((sample, i) => sampleWeight(sample, rows, 128, 40 + i).weight.segments[0]!);
-      const order = numbers(columns, 44);
-      const permute = Int32Array.from({ length: columns }, (_, j) => j).sort((a, b) => order[a]! - order[b]!);
-      const weight: LinearWeight = {
-        out: rows,
-        in: columns,
-        permute,
-        rowScale: numbers(rows, 45, 2),
-        segments: segments.map((segment, i) => ({ ...segment, from: 128 * i, to: 128 * (i + 1) })),
-      };
-      const decoded = denseWeight(weight);
-      const x = numbers(n * columns, 46);
-      const other = numbers(columns, 47);
-      const bias = numbers(rows, 48);
-      // Two weights of one order share its inputs, a third has its own.
-      const uploaded = [
-        backend().upload({ ...weight, bias }),
-        backend().upload({ ...weight, permute: permute.slice() }),
-        backend().upload({ ...weight, permute: permute.toReversed() }),
-      ];
-      const results = await evaluate(backend(), (ops) => {
-        const input = ops.constant(x, n, columns);
-        return [
-          ...uploaded.map((each) => ops.scope(() => ops.linear(input, each))),
-          ops.linear(ops.constant(other, 1, columns), uploaded[0]!),
-          ops.embed(uploaded[0]!, Int32Array.of(17, 0)),
-        ];
-      });
-      // In another order the values of a block are others, and so is its largest: a bound for any order.
-      const near = (
-        values: Float32Array,
-        input: Float32Array,
-        matrix: Float32Array,
-        added?: Float32Array,
-      ) => {
-        const expected = product(input, matrix, columns, false, added);
-        const step = rounds(widths[0]!) ? largest(input) / 254 : 0;
-        const sizes = Array.from({ length: rows }, (_, r) =>
-          matrix.subarray(r * columns, (r + 1) * columns).reduce((sum, value) => sum + Math.abs(value), 0),
-        );
-        expectNear(
-          values,
-          expected.values,
-          expected.bounds.map((bound, i) => bound + 1.01 * step * (sizes[i % rows] ?? 0)),
-        );
-      };
-      near(results[0]!, x, decoded, bias);
-      near(results[1]!, x, decoded);
-      near(results[2]!, x, denseWeight({ ...weight, permute: permute.toReversed() }));
-      near(results[3]!, other, decoded, bias);
-      expectNear(
-        results[4]!,
-        [...decoded.subarray(17 * columns), ...decoded.subarray(0, columns)],
-        2 ** -23 * largest(decoded),
-      );
-      for (const each of uploaded) backend().free(each);
-    },
-  );
 
   check("linear: odd numbers of columns", async () => {
     const sample = denseTypes[1]!;

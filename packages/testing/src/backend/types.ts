@@ -1,11 +1,5 @@
-import {
-  type DenseFormat,
-  denseType,
-  floatToHalf,
-  type GridShape,
-  gridType,
-  type QuantType,
-} from "@lowbit/core";
+import { type DenseFormat, denseType, floatToHalf, type QuantType } from "@lowbit/core";
+import { type GridShape, gridType } from "@lowbit/packing";
 import { random } from "../random.ts";
 
 /** A quantization type of this suite and a way to make blocks whose scales are sound. */
@@ -305,6 +299,14 @@ export const packedTypes: readonly SampleType[] = [
   grid({ bits: 6, group: 32, scale: "f16", zero: 32, round: "f16" }, 2 ** -11),
   floats4,
   floats8,
+];
+
+/** Groups that do not fill blocks of 32 columns, and last groups that are short. */
+export const shortTypes: readonly SampleType[] = [
+  grid({ bits: 4, group: 48, scale: "f16", zero: "integer" }),
+  grid({ bits: 4, group: 16, scale: "f16", zero: "integer" }),
+  grid({ bits: 3, group: 80, scale: "f16", zero: 4 }),
+  grid({ bits: 3, group: 32, scale: "f16", zero: 4 }),
 ];
 
 export const denseTypes: readonly SampleType[] = [

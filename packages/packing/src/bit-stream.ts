@@ -1,4 +1,4 @@
-import { LowbitError } from "./errors.ts";
+import { LowbitError } from "@lowbit/core";
 
 /**
  * Streams of b-bit codes in little-endian 32-bit words, as GPTQ, AWQ, EXL2 and compressed-tensors pack them: code i takes bits

@@ -1,10 +1,15 @@
+import type { BitField, QuantType } from "@lowbit/core";
+import {
+  type LinearWeight,
+  LowbitError,
+  planOf,
+  type QuantPlan,
+  readFields,
+  readLevels,
+  rowsOf,
+  type WeightSegment,
+} from "@lowbit/core";
 import { readCodes, wordsOf, writeCodes } from "./bit-stream.ts";
-import { LowbitError } from "./errors.ts";
-import { readFields } from "./quant-bits.ts";
-import { planOf, type QuantPlan } from "./quant-plan.ts";
-import { readLevels } from "./quant-reference.ts";
-import type { BitField, QuantType } from "./quant-type.ts";
-import { type LinearWeight, rowsOf, type WeightSegment } from "./weight.ts";
 
 /**
  * The form that GPTQ, AWQ, compressed-tensors, HQQ and their like share once their packing is undone: rows of b-bit codes, each

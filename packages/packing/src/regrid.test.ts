@@ -1,15 +1,7 @@
+import { denseWeight, floatToHalf, halfToFloat, type LinearWeight } from "@lowbit/core";
 import { random } from "@lowbit/testing";
 import { describe, expect, it } from "vitest";
-import {
-  buildGrid,
-  denseWeight,
-  floatToHalf,
-  halfToFloat,
-  integerGrid,
-  type LinearWeight,
-  quantizeGrid,
-  regrid,
-} from "./index.ts";
+import { buildGrid, integerGrid, quantizeGrid, regrid } from "./index.ts";
 
 const [out, columns] = [3, 80];
 

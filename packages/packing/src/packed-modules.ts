@@ -1,9 +1,21 @@
+import type {
+  LinearWeight,
+  PackedCheckpoint,
+  PackedModule,
+  PackedModules,
+  PackedTensor,
+  SafetensorsDtype,
+  SafetensorsTensor,
+} from "@lowbit/core";
+import {
+  decodeDense,
+  floatToHalf,
+  halfToFloat,
+  LowbitError,
+  type LowbitErrorCode,
+  throwIfAborted,
+} from "@lowbit/core";
 import { wordsFrom } from "./bit-stream.ts";
-import { decodeDense, floatToHalf, halfToFloat } from "./dense-types.ts";
-import { LowbitError, type LowbitErrorCode, throwIfAborted } from "./errors.ts";
-import type { PackedCheckpoint, PackedModule, PackedModules, PackedTensor } from "./packing.ts";
-import type { SafetensorsDtype, SafetensorsTensor } from "./safetensors.ts";
-import type { LinearWeight } from "./weight.ts";
 
 /** What the readers of packings share: checked access to the tensors of a module, and the map of all modules. */
 

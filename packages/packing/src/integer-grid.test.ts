@@ -1,18 +1,20 @@
+import {
+  denseWeight,
+  floatToBits,
+  floatToHalf,
+  halfToFloat,
+  type LinearWeight,
+  planOf,
+  roundToBf16,
+} from "@lowbit/core";
 import fc from "fast-check";
 import { describe, expect, it } from "vitest";
 import {
   buildGrid,
-  denseWeight,
-  floatToBits,
-  floatToHalf,
   type GridShape,
   gridShapeOf,
   gridType,
-  halfToFloat,
   integerGrid,
-  type LinearWeight,
-  planOf,
-  roundToBf16,
   wordsOf,
   writeCodes,
 } from "./index.ts";

@@ -1,4 +1,4 @@
-import { LowbitError } from "./errors.ts";
+import { LowbitError } from "@lowbit/core";
 
 /** Tries to match at `at`, then what follows. */
 type Matcher = (text: string, at: number, next: (at: number) => boolean) => boolean;

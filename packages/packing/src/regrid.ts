@@ -1,5 +1,5 @@
+import { type LinearWeight, rowsOf } from "@lowbit/core";
 import { buildGrid, type GridShape, gridShapeOf, type IntegerGrid } from "./integer-grid.ts";
-import { type LinearWeight, rowsOf } from "./weight.ts";
 
 /**
  * The same values as readers of integer grids make them: blocks of `gridType`, the inputs of a group in ascending order, and no

@@ -1,7 +1,6 @@
-import { decodeScale, floatToBits, floatToHalf, roundHalfEven, roundToBf16 } from "./dense-types.ts";
-import { LowbitError } from "./errors.ts";
+import type { WeightSegment } from "@lowbit/core";
+import { decodeScale, floatToBits, floatToHalf, LowbitError, roundHalfEven, roundToBf16 } from "@lowbit/core";
 import { buildGrid, type GridShape } from "./integer-grid.ts";
-import type { WeightSegment } from "./weight.ts";
 
 export interface RoundedGrid extends GridShape {
   readonly scale: "f16" | "bf16" | "f32";
