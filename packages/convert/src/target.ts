@@ -17,6 +17,8 @@ export interface TargetOptions extends PackingOptions {
   type?: string | undefined;
   /** Most bytes in one file, where the format splits. */
   maxFileBytes?: number | undefined;
+  /** Of the source's tokenizer; see `WriterOptions`. */
+  tokenizerProbe?: string | undefined;
 }
 
 /** A writer, and what decides what it writes. */
@@ -45,7 +47,8 @@ export async function writerFor(
   options: TargetOptions = {},
   signal?: AbortSignal,
 ): Promise<ConversionTarget> {
-  const { type, maxFileBytes, ...packingOptions } = options;
+  const { type, maxFileBytes, tokenizerProbe, ...packingOptions } = options;
+  const probe = withoutUndefined({ tokenizerProbe });
   const chosen = withoutUndefined(packingOptions);
   const common = withoutUndefined({ type, maxFileBytes });
   const format = formatsOf(plugins).find(({ name }) => name === to);
@@ -58,7 +61,7 @@ export async function writerFor(
         hint: "Choose a type, or convert to a packing.",
       });
     }
-    return { name: to, options: common, writer: await format.writer(source, common) };
+    return { name: to, options: common, writer: await format.writer(source, { ...common, ...probe }) };
   }
   if (!packing?.writer) {
     const known = packing ?? format;
@@ -73,7 +76,7 @@ export async function writerFor(
   const { writer, used } = await packingWriter(packing, source, chosen, signal);
   for (const candidate of formatsOf(plugins)) {
     try {
-      const packed = { ...common, packing: { name: to, writer } };
+      const packed = { ...common, ...probe, packing: { name: to, writer } };
       const made = await candidate.writer?.(source, packed);
       if (made) return { name: to, options: { ...common, ...used }, writer: made };
     } catch (error) {

@@ -30,6 +30,8 @@ export interface WriterOptions {
   readonly packing?: { readonly name: string; readonly writer: PackingWriter };
   /** Most bytes in one file, where the format splits. @default 5 GB */
   readonly maxFileBytes?: number;
+  /** What the tokenizer makes of a fixed text, to be stated as "lowbit.tokenizer_probe": loading compares it. */
+  readonly tokenizerProbe?: string;
 }
 
 /**

@@ -7,3 +7,4 @@ export type { InspectedTensor, Inspection } from "./inspect.ts";
 export type { Model, ModelInfo } from "./model.ts";
 export type { LoadOptions, LoadProgress } from "./options.ts";
 export type { MemoryPlan, PlannedWeight } from "./plan.ts";
+export { tokenizerProbe } from "./self-check.ts";

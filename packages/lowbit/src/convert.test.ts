@@ -1,11 +1,11 @@
 import { existsSync } from "node:fs";
-import { mkdtemp, rm } from "node:fs/promises";
+import { mkdtemp, readFile, rm, writeFile } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { fileURLToPath } from "node:url";
 import { afterAll, beforeAll, describe, expect, it } from "vitest";
 import type { ConversionReport, ConvertOptions, GenerateRequest } from "./index.ts";
-import { convert, load } from "./index.ts";
+import { convert, inspect, load } from "./index.ts";
 
 const hf: string = fileURLToPath(new URL("../../../models/pico/hf", import.meta.url));
 const ask = (content: string): GenerateRequest => ({ messages: [{ role: "user", content }], temperature: 0 });
@@ -125,6 +125,25 @@ describe("pico", () => {
       }
     },
   );
+
+  it("states what the tokenizer does, and loading compares it", async () => {
+    await once_("probe.gguf", "hf", { to: "gguf" });
+    await once_("probe-hf", "probe.gguf", { to: "safetensors" });
+    for (const [name, key] of [
+      ["probe.gguf", "lowbit.tokenizer_probe"],
+      ["probe-hf", "safetensors.lowbit.tokenizer_probe"],
+    ] as const) {
+      const { metadata } = await inspect(join(folder, name));
+      expect(metadata.get(key)).toMatch(/^[0-9a-f]{8}$/);
+      expect(await answer(name, "wasm")).toBe("12 + 7 = 19.");
+    }
+    // Another model's tokenizer beside the weights: the same tokens with some merges gone.
+    const path = join(folder, "probe-hf", "tokenizer.json");
+    const json = JSON.parse(await readFile(path, "utf8"));
+    json.model.merges.splice(0, 40);
+    await writeFile(path, JSON.stringify(json));
+    await expect(load(join(folder, "probe-hf"))).rejects.toMatchObject({ reason: "tokenizer-probe" });
+  });
 
   it("refuses to round where that is asked, and leaves nothing", async () => {
     const output = join(folder, "refused");

@@ -5,10 +5,11 @@ import {
   type TargetOptions,
   writerFor,
 } from "@lowbit/convert";
-import { LowbitError, type OutputPlace, type Plugin } from "@lowbit/core";
-import type { ModelLocation } from "@lowbit/engine";
+import { type Checkpoint, LowbitError, type OutputPlace, type Plugin } from "@lowbit/core";
+import { type ModelLocation, tokenizerProbe } from "@lowbit/engine";
 import { architectures } from "@lowbit/models";
 import { outputPlace, platform } from "@lowbit/platform";
+import { createTokenizer } from "@lowbit/tokenizers";
 import { defaultEngine, defaultPlugins } from "./defaults.ts";
 
 export interface ConvertOptions extends TargetOptions {
@@ -58,7 +59,13 @@ export async function convert(
       return await convertCheckpoint({
         source,
         architectures: [...plugins.flatMap((plugin) => plugin.architectures ?? []), ...architectures],
-        target: await writerFor([...plugins, ...defaultPlugins()], source, to, target, signal),
+        target: await writerFor(
+          [...plugins, ...defaultPlugins()],
+          source,
+          to,
+          { ...target, ...probeOf(source) },
+          signal,
+        ),
         output: place,
         exact,
         resume,
@@ -71,6 +78,17 @@ export async function convert(
     }
   } finally {
     await place.close();
+  }
+}
+
+/** Nothing where the tokenizer is of a kind that is not run here: a model can be converted all the same. */
+function probeOf({ tokenizer }: Checkpoint): Pick<TargetOptions, "tokenizerProbe"> {
+  if (tokenizer === undefined) return {};
+  try {
+    return { tokenizerProbe: tokenizerProbe(createTokenizer(tokenizer)) };
+  } catch (error) {
+    if (LowbitError.is(error)) return {};
+    throw error;
   }
 }
 

@@ -45,7 +45,7 @@ export async function ggufWriter(
   source: CheckpointSource,
   options: WriterOptions,
 ): Promise<CheckpointWriter> {
-  const { type: wanted, packing, maxFileBytes } = options;
+  const { type: wanted, packing, maxFileBytes, tokenizerProbe } = options;
   if (packing) {
     throw ggufError("bad-argument", "packing", `GGUF has no ${packing.name} modules.`, {
       hint: "Choose a type of ggml's own, such as Q4_0, or convert to the packing.",
@@ -70,6 +70,9 @@ export async function ggufWriter(
       const entries = new Map(metadata);
       entries.set("general.file_type", { type: "u32", value: fileTypeOf(all) });
       entries.set("general.quantization_version", { type: "u32", value: 2 });
+      if (tokenizerProbe !== undefined) {
+        entries.set("lowbit.tokenizer_probe", { type: "string", value: tokenizerProbe });
+      }
       try {
         await writeGguf(sink, {
           metadata: entries,

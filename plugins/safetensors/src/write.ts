@@ -49,7 +49,14 @@ export async function writeHuggingFace(
     storeVector: (role, values) => stores.vector(role, values),
     finish: (folder, staged, signal) =>
       finishFolder(
-        { source, family, files, maxFileBytes, packing: options.packing?.writer },
+        {
+          source,
+          family,
+          files,
+          maxFileBytes,
+          packing: options.packing?.writer,
+          tokenizerProbe: options.tokenizerProbe,
+        },
         folder,
         staged,
         signal,

@@ -32,6 +32,7 @@ export interface FolderPlan {
   readonly files: TokenizerFiles;
   readonly maxFileBytes: number;
   readonly packing: PackingWriter | undefined;
+  readonly tokenizerProbe: string | undefined;
 }
 
 type Target = Pick<WritableFolder, "create">;
@@ -63,7 +64,7 @@ export async function finishFolder(
   // A tied head is a module of its own to those who pick modules by their kind.
   const dense = tied && !packed.has(root.head) ? [...notes.dense, root.head] : notes.dense;
   const configuration = packing && configurationOf(packing, packed, dense);
-  await writeShards(folder, tensors, configuration?.baseName ?? "model", plan.maxFileBytes, signal);
+  await writeShards(folder, tensors, configuration?.baseName ?? "model", plan, signal);
   for (const [name, bytes] of files.files) await writeFile(folder, name, bytes);
   for (const [name, json] of Object.entries(configuration?.files ?? {})) await writeJson(folder, name, json);
   const base = (await ownConfig(source, family, signal)) ?? {
@@ -197,16 +198,19 @@ async function writeShards(
   folder: Target,
   tensors: readonly StagedTensor[],
   baseName: string,
-  maxFileBytes: number,
+  plan: FolderPlan,
   signal: AbortSignal | undefined,
 ): Promise<void> {
+  const { tokenizerProbe: probe } = plan;
+  const metadata = new Map([["format", "pt"]]);
+  if (probe !== undefined) metadata.set("lowbit.tokenizer_probe", probe);
   const shards: StagedTensor[][] = [];
   let room = 0;
   for (const tensor of tensors) {
     const size = tensor.bytes + entryBytes + 3 * tensor.name.length;
     if (shards.length === 0 || size > room) {
       shards.push([]);
-      room = maxFileBytes - headerBytes;
+      room = plan.maxFileBytes - headerBytes;
     }
     shards.at(-1)?.push(tensor);
     room -= size;
@@ -216,7 +220,7 @@ async function writeShards(
     shards.length === 1
       ? `${baseName}.safetensors`
       : `${baseName}-${number(i + 1)}-of-${number(shards.length)}.safetensors`;
-  for (const [i, shard] of shards.entries()) await writeShard(folder, fileOf(i), shard, signal);
+  for (const [i, shard] of shards.entries()) await writeShard(folder, fileOf(i), shard, metadata, signal);
   if (shards.length <= 1) return;
   const files = shards.flatMap((shard, i) => shard.map(({ name }) => [name, fileOf(i)] as const));
   await writeJson(folder, `${baseName}.safetensors.index.json`, {
@@ -229,6 +233,7 @@ async function writeShard(
   folder: Target,
   file: string,
   tensors: readonly StagedTensor[],
+  metadata: ReadonlyMap<string, string>,
   signal: AbortSignal | undefined,
 ): Promise<void> {
   const sources = tensors.map((tensor) => {
@@ -245,7 +250,7 @@ async function writeShard(
   });
   const sink = await folder.create(file);
   try {
-    await writeSafetensors(sink, sources, new Map([["format", "pt"]]));
+    await writeSafetensors(sink, sources, metadata);
   } finally {
     await sink.close();
   }
