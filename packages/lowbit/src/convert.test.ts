@@ -3,6 +3,7 @@ import { mkdtemp, readFile, rm, writeFile } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { fileURLToPath } from "node:url";
+import { parseSafetensorsMetadata } from "@huggingface/hub";
 import { afterAll, beforeAll, describe, expect, it } from "vitest";
 import type { ConversionReport, ConvertOptions, GenerateRequest } from "./index.ts";
 import { convert, inspect, load } from "./index.ts";
@@ -29,6 +30,27 @@ async function answer(name: string, backend: string): Promise<string> {
   await using model = await load(join(folder, name), { backend });
   const { text } = await model.complete({ ...ask("What is 12 + 7?"), maxTokens: 24 });
   return text;
+}
+
+/** A hub that has one folder. */
+function served(place: string): typeof fetch {
+  return async (input, init) => {
+    const url = new URL(input instanceof Request ? input.url : input);
+    const file = join(place, decodeURIComponent(url.pathname.split("/").at(-1) ?? ""));
+    if (!existsSync(file)) return new Response(null, { status: 404 });
+    const bytes = await readFile(file);
+    const [, from, to] = /^bytes=(\d+)-(\d+)$/.exec(new Headers(init?.headers).get("range") ?? "") ?? [];
+    const part = from === undefined ? bytes : bytes.subarray(Number(from), Number(to) + 1);
+    const start = Number(from ?? 0);
+    return new Response(init?.method === "HEAD" ? null : Uint8Array.from(part), {
+      status: from === undefined ? 200 : 206,
+      headers: {
+        etag: '"1"',
+        "content-length": String(part.length),
+        "content-range": `bytes ${start}-${start + part.length - 1}/${bytes.length}`,
+      },
+    });
+  };
 }
 
 function bytesOf(values: Float32Array | undefined): Uint8Array {
@@ -125,6 +147,24 @@ describe("pico", () => {
       }
     },
   );
+
+  it("is read by the hub's own reader of safetensors, parameters of quantized weights included", async () => {
+    for (const [name, options] of targets) {
+      if (name.startsWith("gguf")) continue;
+      await once_(name, "hf", options);
+      const parsed = await parseSafetensorsMetadata({
+        repo: "someone/pico",
+        // EXL2's customary name.
+        ...(name === "exl2" && { path: "output.safetensors" }),
+        fetch: served(join(folder, name)),
+        computeParametersCount: true,
+      });
+      const { tensors } = await inspect(join(folder, name));
+      const header = "header" in parsed ? parsed.header : {};
+      expect(Object.keys(header).length).toBeGreaterThanOrEqual(tensors.length);
+      if (name === "safetensors") expect(parsed.parameterCount).toEqual({ F16: 3_410_176 });
+    }
+  });
 
   it("states what the tokenizer does, and loading compares it", async () => {
     await once_("probe.gguf", "hf", { to: "gguf" });
