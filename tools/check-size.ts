@@ -24,13 +24,14 @@ export const ceilings: readonly Ceiling[] = [
     name: "@lowbit/core",
     file: "packages/core/src/index.ts",
     gzipBytes: 15_000,
-    reason: "the design's budget: contracts, plans, the reference dequantizer, the safetensors container",
+    reason: "the design's budget: contracts, plans, the reference dequantizer",
   },
   {
     name: "@lowbit/packing",
     file: "packages/packing/src/index.ts",
-    gzipBytes: 7_000,
-    reason: "bit streams, grids of integers, bounded patterns, checked access to modules",
+    gzipBytes: 10_000,
+    reason:
+      "the safetensors container, bit streams, grids of integers, bounded patterns, checked access to modules",
   },
   ...(
     [

@@ -1,5 +1,5 @@
 import type { JsonValue, PlainJson } from "./json.ts";
-import type { SafetensorsTensor } from "./safetensors.ts";
+import type { SafetensorsTensor } from "./safetensors-tensor.ts";
 import type { LinearWeight, SegmentOutline } from "./weight.ts";
 
 /**

@@ -5,9 +5,9 @@ import {
   type LinearWeight,
   memorySource,
   type PlainJson,
-  readSafetensors,
   rowsOf,
 } from "@lowbit/core";
+import { readSafetensors } from "@lowbit/packing";
 import { testData } from "./data.ts";
 import { testPlatform } from "./test-platform.ts";
 

@@ -3,13 +3,13 @@ import {
   type BackendFactory,
   type FileSet,
   type LinearWeight,
-  openSafetensors,
   type PackedCheckpoint,
   type PackedTensor,
   type PlainJson,
   parseJson,
   type SafetensorsTensor,
 } from "@lowbit/core";
+import { openSafetensors } from "@lowbit/packing";
 import { testData } from "./data.ts";
 import { trackedFiles } from "./files.ts";
 import { testPlatform } from "./test-platform.ts";

@@ -1,13 +1,7 @@
 import { readFileSync } from "node:fs";
 import { join } from "node:path";
-import {
-  decodeDense,
-  denseWeight,
-  type PackedDescription,
-  type PackingWriter,
-  type SafetensorsSource,
-  writeSafetensors,
-} from "@lowbit/core";
+import { decodeDense, denseWeight, type PackedDescription, type PackingWriter } from "@lowbit/core";
+import { type SafetensorsSource, writeSafetensors } from "@lowbit/packing";
 import { packedCheckpoint, packedTensors } from "./packed.ts";
 
 type Files = Readonly<Record<string, Uint8Array>>;

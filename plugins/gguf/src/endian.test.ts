@@ -1,5 +1,6 @@
 import { readFileSync } from "node:fs";
-import { dequantize, memorySource, type QuantType, readSafetensors } from "@lowbit/core";
+import { dequantize, memorySource, type QuantType } from "@lowbit/core";
+import { readSafetensors } from "@lowbit/packing";
 import { describeWithData, testData } from "@lowbit/testing";
 import fc from "fast-check";
 import { describe, expect, test } from "vitest";

@@ -1,5 +1,6 @@
 import { readFileSync } from "node:fs";
-import { dequantize, LowbitError, memorySource, readSafetensors, singleFile } from "@lowbit/core";
+import { dequantize, LowbitError, memorySource, singleFile } from "@lowbit/core";
+import { readSafetensors } from "@lowbit/packing";
 import { describeWithData, testData, trackedFiles } from "@lowbit/testing";
 import { describe, expect, it } from "vitest";
 import {

@@ -6,13 +6,13 @@ import {
   type ModelConfig,
   type PackedModules,
   type QuantType,
-  type SafetensorsFiles,
   type SafetensorsTensor,
   safetensorsBits,
   type TokenizerSource,
   throwIfAborted,
   type WeightEntry,
 } from "@lowbit/core";
+import type { SafetensorsFiles } from "@lowbit/packing";
 import { biasKey, type Contents, type Held, sortContents } from "./contents.ts";
 import { safetensorsError } from "./errors.ts";
 import type { HuggingFaceModel } from "./hugging-face-config.ts";

@@ -6,8 +6,8 @@ import {
   type Packing,
   type SafetensorsDtype,
   singleFile,
-  writeSafetensors,
 } from "@lowbit/core";
+import { writeSafetensors } from "@lowbit/packing";
 import { type TinyModelOptions, trackedFiles } from "@lowbit/testing";
 import { describe, expect, it } from "vitest";
 import { tinyConfig, tinyFolder } from "../test/hugging-face-tiny.ts";

@@ -4,12 +4,11 @@ import {
   type FileSet,
   type Format,
   LowbitError,
-  openSafetensors,
   type PackedCheckpoint,
   type Packing,
   type Plugin,
-  type SafetensorsFiles,
 } from "@lowbit/core";
+import { openSafetensors, type SafetensorsFiles } from "@lowbit/packing";
 import { checkpoint, flatten } from "./checkpoint.ts";
 import type { JsonObject } from "./config-fields.ts";
 import { safetensorsError } from "./errors.ts";

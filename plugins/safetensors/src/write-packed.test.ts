@@ -3,18 +3,12 @@ import { readFileSync } from "node:fs";
 import { awq } from "@lowbit/awq";
 import { bitsandbytes } from "@lowbit/bitsandbytes";
 import { compressedTensors } from "@lowbit/compressed-tensors";
-import {
-  type Checkpoint,
-  memorySource,
-  type Packing,
-  type PackingOptions,
-  readSafetensors,
-  singleFile,
-} from "@lowbit/core";
+import { type Checkpoint, memorySource, type Packing, type PackingOptions, singleFile } from "@lowbit/core";
 import { exl2 } from "@lowbit/exl2";
 import { openGguf } from "@lowbit/gguf";
 import { gptq } from "@lowbit/gptq";
 import { hqq } from "@lowbit/hqq";
+import { readSafetensors } from "@lowbit/packing";
 import {
   describeWithData,
   meanDivergence,

@@ -1,7 +1,8 @@
 import { createHash } from "node:crypto";
 import { readFileSync } from "node:fs";
-import { type Checkpoint, type ModelConfig, memorySource, readSafetensors, singleFile } from "@lowbit/core";
+import { type Checkpoint, type ModelConfig, memorySource, singleFile } from "@lowbit/core";
 import { openGguf } from "@lowbit/gguf";
+import { readSafetensors } from "@lowbit/packing";
 import {
   describeWithData,
   type TinyModelOptions,

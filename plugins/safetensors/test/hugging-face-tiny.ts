@@ -1,5 +1,5 @@
-import { writeSafetensors } from "@lowbit/core";
 import { type GgufCheckpoint, openGguf } from "@lowbit/gguf";
+import { writeSafetensors } from "@lowbit/packing";
 import { type TinyModelOptions, tinyModelBytes, trackedFiles } from "@lowbit/testing";
 
 // An oracle of its own: names, layouts and configurations as transformers has them, spelled out once more and not taken from

@@ -1,5 +1,6 @@
 import { readFileSync } from "node:fs";
-import { memorySource, readSafetensors } from "@lowbit/core";
+import { memorySource } from "@lowbit/core";
+import { readSafetensors } from "@lowbit/packing";
 import { describeWithData, testData } from "@lowbit/testing";
 import { expect, test } from "vitest";
 import { iq1s, iq2s, iq2xs, iq2xxs, iq3s, iq3xxs, unpackGrid } from "./grids.ts";

@@ -12,8 +12,8 @@ import {
   safetensorsBits,
   throwIfAborted,
   type WritableFolder,
-  writeSafetensors,
 } from "@lowbit/core";
+import { writeSafetensors } from "@lowbit/packing";
 import { safetensorsError } from "../errors.ts";
 import type { NameRoot } from "../names.ts";
 import { denseTypes } from "../weight-parts.ts";

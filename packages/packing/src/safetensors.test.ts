@@ -1,16 +1,9 @@
 import { readFileSync } from "node:fs";
+import { LowbitError, memorySource, type SafetensorsDtype, safetensorsBits } from "@lowbit/core";
 import { describeWithData, testData, trackedFiles } from "@lowbit/testing";
 import fc from "fast-check";
 import { describe, expect, it } from "vitest";
-import { memorySource } from "./bytes.ts";
-import { LowbitError } from "./errors.ts";
-import {
-  readSafetensors,
-  type SafetensorsDtype,
-  type SafetensorsSource,
-  safetensorsBits,
-  writeSafetensors,
-} from "./safetensors.ts";
+import { readSafetensors, type SafetensorsSource, writeSafetensors } from "./safetensors.ts";
 import { openSafetensors } from "./safetensors-files.ts";
 
 async function written(

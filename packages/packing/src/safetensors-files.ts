@@ -1,7 +1,6 @@
-import type { ByteSource, FileSet } from "./bytes.ts";
-import { LowbitError } from "./errors.ts";
-import { parseJson } from "./json.ts";
-import { readSafetensors, type SafetensorsTensor } from "./safetensors.ts";
+import type { ByteSource, FileSet } from "@lowbit/core";
+import { LowbitError, parseJson, type SafetensorsTensor } from "@lowbit/core";
+import { readSafetensors } from "./safetensors.ts";
 
 /** The tensors of one checkpoint, over all its files. */
 export interface SafetensorsFiles {
