@@ -1,5 +1,5 @@
 import { spawn } from "node:child_process";
-import { readFileSync, truncateSync, writeFileSync } from "node:fs";
+import { existsSync, readFileSync, truncateSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { fileURLToPath } from "node:url";
 import { F32, writeGguf } from "@lowbit/gguf";
@@ -101,6 +101,35 @@ describe("lowbit run", () => {
     const refused = await lowbit(["run", "plain.gguf", "-p", "hello", "-s", "Be kind."]);
     expect(refused).toMatchObject({ code: 2, stdout: "" });
     expect(refused.stderr).toMatch(/^lowbit: --system needs a chat template/);
+  });
+});
+
+describe("lowbit convert", () => {
+  const hf = fileURLToPath(new URL("../../../models/pico/hf", import.meta.url));
+
+  it("writes another packing, says what it lost, and what it wrote runs", async () => {
+    const output = join(folder, "pico-gptq");
+    const args = ["convert", hf, "--to", "gptq", "--bits", "8", "-o", output];
+    const ended = await lowbit([...args, "--report", join(folder, "report.json")]);
+    expect(ended).toMatchObject({ code: 0 });
+    expect(ended.stdout).toMatch(
+      /exact +10 tensors[\s\S]*requantized +28 tensors.*relative error 0\.\d+ %[\s\S]*lowbit run/,
+    );
+    const report = JSON.parse(readFileSync(join(folder, "report.json"), "utf8"));
+    expect(report.weights).toHaveLength(38);
+    const shown = await lowbit(["inspect", output]);
+    expect(shown.stdout).toMatch(/packing +gptq; bits 8; group size 128; symmetric true/);
+    const answer = await lowbit(["run", output, "-p", "What is 12 + 7?", ...greedy]);
+    expect(answer).toEqual({ code: 0, stdout: "12 + 7 = 19.\n", stderr: "" });
+    // It is there now, and stays as it is.
+    expect(await lowbit(args)).toMatchObject({ code: 2, stderr: expect.stringMatching(/overwrite/) });
+  });
+
+  it("refuses to round where that is asked", async () => {
+    const output = join(folder, "refused");
+    const ended = await lowbit(["convert", hf, "--to", "awq", "--group-size", "32", "--exact", "-o", output]);
+    expect(ended).toMatchObject({ code: 1, stderr: expect.stringMatching(/layers\.0\.attn\.q/) });
+    expect(existsSync(output)).toBe(false);
   });
 });
 

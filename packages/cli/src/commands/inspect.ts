@@ -80,10 +80,29 @@ function textOf(inspection: Inspection, readBytes: number, metadata: boolean): s
   return parts.join("\n\n");
 }
 
-function headline({ config, format, parameters, bitsPerWeight, backend }: Inspection): [string, string][] {
+/** How modules are packed, and what of it is worth knowing: "gptq, bits 4, group size 128". */
+function packingOf(metadata: Inspection["metadata"]): string | undefined {
+  const name = metadata.get("packing");
+  if (name === undefined) return undefined;
+  const prefix = "packing.";
+  const details = [...metadata]
+    .filter(([key]) => key.startsWith(prefix))
+    .map(([key, value]) => `${key.slice(prefix.length)} ${String(value)}`);
+  return printable([String(name), ...details].join("; "));
+}
+
+function headline({
+  config,
+  format,
+  metadata,
+  parameters,
+  bitsPerWeight,
+  backend,
+}: Inspection): [string, string][] {
   const pairs: [string, string | undefined][] = [
     ["name", config?.name],
     ["format", format],
+    ["packing", packingOf(metadata)],
     ["architecture", config?.architecture],
     ["parameters", `${formatCount(parameters)}, ${bitsPerWeight.toFixed(2)} bits each`],
     [
