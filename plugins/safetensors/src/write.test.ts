@@ -126,3 +126,32 @@ describe("every family, from GGUF to a folder", () => {
     },
   );
 });
+
+describe("divisors of the rotation", () => {
+  it("that a converter rounded in its own way are kept beside Llama 3's parameters", async () => {
+    const ropeScaling = { kind: "llama3", factor: 4, originalContextLength: 32 } as const;
+    const bytes = await tinyModelBytes({ architecture: "llama", ropeScaling });
+    const source = await openGguf(singleFile(memorySource(bytes), "model.gguf"));
+    const exact = await source.vector("rope.factors");
+    const rounded = exact.map((value, i) => (value > 1 ? value * (1 + (i % 3) * 1e-7) : value));
+    expect(rounded).not.toEqual(exact);
+    const other: Checkpoint = {
+      ...source,
+      vector: async (role) => (role === "rope.factors" ? rounded : source.vector(role)),
+    };
+    const { files } = await convertAll(other, await writeHuggingFace(other));
+    expect(parse(files["config.json"])).toMatchObject({
+      rope_scaling: {
+        rope_type: "llama3",
+        factor: 4,
+        low_freq_factor: 1,
+        high_freq_factor: 4,
+        original_max_position_embeddings: 32,
+      },
+    });
+    const made = await format.open(trackedFiles(files));
+    expect(await made.vector("rope.factors")).toEqual(rounded);
+    const plain = await convertAll(source, await writeHuggingFace(source));
+    expect(parse(plain.files["config.json"])).not.toHaveProperty("rope_factors");
+  });
+});

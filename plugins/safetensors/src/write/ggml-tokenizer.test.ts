@@ -183,6 +183,10 @@ describe("small vocabularies", () => {
     expect(refused({ "tokenizer.ggml.model": "rwkv" })).toBe("format-unsupported/unknown-tokenizer");
     expect(refused({ "tokenizer.ggml.tokens": [1] })).toBe("file-corrupt/invalid-type");
     expect(refused({ "tokenizer.ggml.tokens": ["a", "a"] })).toBe("file-corrupt/invalid-type");
+    const tokens = tiny("spm").get("tokenizer.ggml.tokens") as string[];
+    const withLast = (token: string) => ({ "tokenizer.ggml.tokens": [...tokens.slice(0, -1), token] });
+    expect(refused(withLast("x".repeat(2000)), "spm")).toBe("file-corrupt/limit-exceeded");
+    expect(refused(withLast("<s>"), "spm")).toBe("file-corrupt/duplicate");
     expect(refused({ "tokenizer.ggml.merges": ["ab"] })).toBe("file-corrupt/invalid-value");
     expect(refused({ "tokenizer.ggml.scores": new Float32Array(3) }, "spm")).toBe(
       "file-corrupt/invalid-type",

@@ -4,6 +4,9 @@ import { safetensorsError } from "../errors.ts";
 /** As `tokenizer.ggml.token_type` has them. */
 export const tokenTypes = { normal: 1, unknown: 2, control: 3, userDefined: 4, unused: 5, byte: 6 } as const;
 
+/** Characters; published vocabularies stay below. Merges are found in the square of it. */
+const maxTokenLength = 1024;
+
 type Special = "bos" | "eos" | "unknown" | "padding" | "cls" | "mask" | "seperator" | "eot" | "eom";
 
 /** The `tokenizer.ggml.*` keys of GGUF metadata. Throws `file-corrupt` for what is missing or of the wrong type. */
@@ -25,6 +28,10 @@ export class GgmlVocabulary {
     this.#types = this.numbers("token_type");
     for (const [id, token] of this.tokens.entries()) {
       const other = this.#ids.get(token);
+      if (token.length > maxTokenLength) {
+        const what = `Token ${id} is ${token.length} characters long; the limit is ${maxTokenLength}.`;
+        throw safetensorsError("file-corrupt", "limit-exceeded", what);
+      }
       // Empty names are padding.
       if (token === "") continue;
       if (other !== undefined) {

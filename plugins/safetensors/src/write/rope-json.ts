@@ -116,7 +116,10 @@ const tolerance = 1e-5;
 
 /** The parameters that make these divisors, among those that models have. */
 function llama3Of(divisors: readonly number[], rope: RopeConfig, contextLength: number): Llama3 | undefined {
-  const factor = Math.max(...divisors);
+  const largest = Math.max(...divisors);
+  const short = Math.round(largest * 1000) / 1000;
+  // A rounding of the blend may come out above the factor itself.
+  const factor = Math.abs(short - largest) <= tolerance * largest ? short : largest;
   if (!(factor > 1)) return undefined;
   for (const originalContextLength of [8192, contextLength / factor, 4096, 2048, 16384, 32768]) {
     for (const [lowFrequencyFactor, highFrequencyFactor] of [
