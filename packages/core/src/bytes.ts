@@ -6,6 +6,10 @@ export interface ByteSource {
   readonly name: string;
   /** Bytes in all. */
   readonly size: number;
+  /** Changes when the bytes do: an ETag, or the like. Starts with `W/` where equal versions need not be equal bytes. */
+  readonly version?: string;
+  /** SHA-256 of all bytes in lower-case hexadecimal, as whoever keeps the file states it. */
+  readonly sha256?: string;
   /** Exactly `length` bytes from `offset`; a source that cannot deliver them throws `file-corrupt`/`truncated`. */
   read(offset: number, length: number, signal?: AbortSignal): Promise<Uint8Array>;
   close?(): Promise<void>;

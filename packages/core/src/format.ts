@@ -17,11 +17,12 @@ export interface Format {
   writer?(source: CheckpointSource, options: WriterOptions): Promise<CheckpointWriter>;
 }
 
-/** What a writer needs to know of the model it writes, besides its weights. */
+/** What a writer needs to know of the model it writes, besides its weights. Without `entries` it knows not which weights there are. */
 export type CheckpointSource = Pick<
   Checkpoint,
   "format" | "config" | "metadata" | "tokenizer" | "companions"
->;
+> &
+  Partial<Pick<Checkpoint, "entries">>;
 
 export interface WriterOptions {
   /** The type to quantize weights to, by the format's name for it ("Q4_0", "f16"). Absent: each weight keeps its values. */

@@ -13,7 +13,6 @@ import { type GgufHeader, type GgufTensor, type GgufValue, ggufError, plainMetad
 import { swapBlocks } from "./endian.ts";
 import { isSplitExpert, roleOf } from "./roles.ts";
 import { closeShards, type Shard } from "./split.ts";
-import { F32 } from "./types.ts";
 
 /** An opened GGUF model: core's checkpoint, and what only this format has. */
 export interface GgufCheckpoint extends Checkpoint {
@@ -71,7 +70,9 @@ export function checkpoint(
     },
     metadata,
     headers,
-    ...(metadata.has("tokenizer.ggml.model") && { tokenizer }),
+    ...(!["none", "no_vocab", undefined].includes(metadata.get("tokenizer.ggml.model") as string) && {
+      tokenizer,
+    }),
     entries: () => tensors.map((tensor) => entryOf(tensor, byRole)),
     async blocks(name, signal) {
       const tensor = byName.get(name);
@@ -86,15 +87,14 @@ export function checkpoint(
         throw shapeError(`${tensor.name} has ${experts * out} outputs, its bias ${bias.length} values`);
       }
       const scale = byRole.has(`${role}.scale`) ? await readVector(`${role}.scale`, signal) : undefined;
-      const stored = await readBlocks(tensor, signal);
-      const type = scale === undefined ? tensor.type : F32;
-      const blocks = scale === undefined ? stored : scaled(tensor, stored, scale, experts);
+      const blocks = await readBlocks(tensor, signal);
       return {
         out,
         in: width,
         ...(experts > 1 && { experts }),
         ...(bias && { bias }),
-        segments: [{ type, from: 0, to: width, blocks }],
+        ...(scale && { rowScale: rowScales(tensor, scale, out, experts) }),
+        segments: [{ type: tensor.type, from: 0, to: width, blocks }],
       } satisfies LinearWeight;
     },
     vector: readVector,
@@ -135,13 +135,15 @@ function rolesOf(tensors: readonly Stored[], fileName: string): Map<string, Stor
 
 function entryOf(tensor: Stored, byRole: ReadonlyMap<string, Stored>): WeightEntry {
   const role = roleOf(tensor.name);
+  const { name, shape, type, bytes } = tensor;
   return {
     role,
-    name: tensor.name,
-    shape:
-      role?.endsWith(".shared.router") && tensor.shape.length === 1 ? [1, ...tensor.shape] : tensor.shape,
-    type: role !== undefined && byRole.has(`${role}.scale`) ? F32 : tensor.type,
-    bytes: tensor.bytes,
+    name,
+    shape: role?.endsWith(".shared.router") && shape.length === 1 ? [1, ...shape] : shape,
+    type,
+    // Row scales stand beside its blocks.
+    ...(byRole.has(`${role}.scale`) && { segments: [{ type, from: 0, to: shape.at(-1) ?? 1 }] }),
+    bytes,
   };
 }
 
@@ -168,27 +170,15 @@ function matrixOf(tensor: GgufTensor, role: string): { out: number; in: number; 
   return { out: shape.at(-2) ?? 1, in: width, experts: shape.at(-3) ?? 1 };
 }
 
-/**
- * Some types (NVFP4, old ternary files) keep a factor for the whole matrix, or one for each expert, in a tensor of its own.
- * Blocks have no room for it, so such a weight becomes dense.
- */
-function scaled(tensor: GgufTensor, blocks: Uint8Array, scale: Float32Array, experts: number): Uint8Array {
+/** Some types (NVFP4, old ternary files) keep a factor for the whole matrix, or one for each expert, in a tensor of its own. */
+function rowScales(tensor: GgufTensor, scale: Float32Array, out: number, experts: number): Float32Array {
   if (scale.length !== 1 && scale.length !== experts) {
     throw shapeError(`${tensor.name} has ${experts} matrices, but ${scale.length} scales`);
   }
-  const values = dequantize(tensor.type, blocks, new Float32Array(elements(tensor.shape)));
-  const each = values.length / scale.length;
-  for (const [i, factor] of scale.entries()) {
-    for (let e = i * each; e < (i + 1) * each; e++) values[e] = (values[e] ?? 0) * factor;
-  }
-  return littleEndianBytes(values);
-}
-
-function littleEndianBytes(values: Float32Array): Uint8Array {
-  const bytes = new Uint8Array(values.length * 4);
-  const view = new DataView(bytes.buffer);
-  for (const [i, value] of values.entries()) view.setFloat32(4 * i, value, true);
-  return bytes;
+  return Float32Array.from(
+    { length: experts * out },
+    (_, row) => scale[scale.length === 1 ? 0 : Math.floor(row / out)]!,
+  );
 }
 
 function elements(shape: readonly number[]): number {

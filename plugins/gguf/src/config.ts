@@ -165,7 +165,8 @@ function readExperts(
   };
 }
 
-const poolings = ["none", "mean", "cls", "last"] as const;
+/** By their number in `pooling_type`. */
+export const poolings = ["none", "mean", "cls", "last"] as const;
 
 function readPooling(keys: Keys): ModelConfig["pooling"] {
   const type = keys.integer("pooling_type", { min: 0 }, undefined);

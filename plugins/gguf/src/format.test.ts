@@ -1,5 +1,5 @@
 import { readFileSync } from "node:fs";
-import { dequantize, LowbitError, memorySource, singleFile } from "@lowbit/core";
+import { denseWeight, dequantize, LowbitError, memorySource, singleFile } from "@lowbit/core";
 import { readSafetensors } from "@lowbit/packing";
 import { describeWithData, testData, trackedFiles } from "@lowbit/testing";
 import { describe, expect, it } from "vitest";
@@ -91,17 +91,7 @@ describe("weights", () => {
       f32("blk.0.attn_k.weight", [1, 2]),
       f32("blk.0.attn_k.scale", [3]),
     ]);
-    const values = async (role: string): Promise<number[]> => {
-      const [segment] = (await model.weight(role)).segments;
-      expect(segment?.type).toBe(F32);
-      return [
-        ...dequantize(
-          F32,
-          segment?.blocks ?? new Uint8Array(0),
-          new Float32Array(segment ? segment.blocks.length / 4 : 0),
-        ),
-      ];
-    };
+    const values = async (role: string): Promise<number[]> => [...denseWeight(await model.weight(role))];
     expect(await values("layers.0.attn.q")).toEqual([1.5, 2]);
     expect(await values("layers.0.ffn.experts.up")).toEqual([10, 20, 300, 400]);
     await expect(model.weight("layers.0.attn.k")).rejects.toMatchObject({ reason: "shape-mismatch" });

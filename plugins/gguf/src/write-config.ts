@@ -1,9 +1,19 @@
-import { LowbitError, type ModelConfig, type RopeScaling } from "@lowbit/core";
-import { modelConfig } from "./config.ts";
+import { LowbitError, type ModelConfig, portableMath, type RopeScaling } from "@lowbit/core";
+import { modelConfig, poolings } from "./config.ts";
 import { type GgufEntry, type GgufValue, ggufError } from "./container.ts";
 
 /** Families whose layers with a window GGUF knows; in others a window ends the context. */
 const windowed = ["gemma2", "gemma3"];
+
+/** Other names that architectures go by. */
+const aliases: Readonly<Record<string, string>> = {
+  mistral: "llama",
+  mixtral: "llama",
+  qwen2_moe: "qwen2moe",
+  qwen3_moe: "qwen3moe",
+  gemma3_text: "gemma3",
+  "bitnet-b1.58": "bitnet",
+};
 
 /** A configuration as GGUF has it: its keys, and vectors that become tensors. */
 export interface GgufConfig {
@@ -16,8 +26,9 @@ export interface GgufConfig {
  * The keys of a model's architecture. Reads them back, and throws `format-unsupported`/config where they would describe another model: a
  * GGUF that runs otherwise than its source is worse than none.
  */
-export function writeConfig(config: ModelConfig): GgufConfig {
-  const name = config.architecture;
+export function writeConfig(source: ModelConfig): GgufConfig {
+  const name = aliases[source.architecture] ?? source.architecture;
+  const config = { ...source, architecture: name };
   const metadata = new Map<string, GgufEntry>();
   const u32 = (key: string, value: number | undefined): void => {
     if (value !== undefined) metadata.set(`${name}.${key}`, { type: "u32", value });
@@ -29,6 +40,7 @@ export function writeConfig(config: ModelConfig): GgufConfig {
   const shortened = window !== undefined && !windowed.includes(name);
   const context = shortened ? Math.min(window, config.contextLength) : config.contextLength;
   metadata.set("general.architecture", { type: "string", value: name });
+  metadata.set("general.type", { type: "string", value: "model" });
   if (config.name) metadata.set("general.name", { type: "string", value: config.name });
   u32("vocab_size", config.vocabularySize);
   u32("context_length", context);
@@ -50,6 +62,7 @@ export function writeConfig(config: ModelConfig): GgufConfig {
   f32("attn_logit_softcapping", config.attentionSoftcap);
   f32("final_logit_softcapping", config.finalSoftcap);
   if (config.causal === false) metadata.set(`${name}.attention.causal`, { type: "bool", value: false });
+  if (config.pooling) u32("pooling_type", poolings.indexOf(config.pooling));
   if (config.activation === "relu-squared") {
     metadata.set(`${name}.hidden_act`, { type: "string", value: "relu2" });
   }
@@ -117,7 +130,7 @@ function llama3Factors(scaling: RopeScaling & { kind: "llama3" }, { rope }: Mode
   const { factor, originalContextLength: old, lowFrequencyFactor: low, highFrequencyFactor: high } = scaling;
   const { dimensions, base } = rope as NonNullable<ModelConfig["rope"]>;
   return Float32Array.from({ length: dimensions / 2 }, (_, i) => {
-    const wavelength = 2 * Math.PI * base ** ((2 * i) / dimensions);
+    const wavelength = 2 * Math.PI * portableMath.pow(base, (2 * i) / dimensions);
     if (wavelength < old / high) return 1;
     if (wavelength > old / low) return factor;
     const smooth = (old / wavelength - low) / (high - low);

@@ -1,232 +1,126 @@
-import { LowbitError, preTokenizers, type TokenizerSource } from "@lowbit/core";
+import type { ModelConfig, TokenizerSource } from "@lowbit/core";
 import type { GgufEntry } from "./container.ts";
+import { type Json, list, object, partsOf, textOf } from "./plain-json.ts";
+import { readVocabulary, unsupported, type Vocabulary, writeVocabulary } from "./write-vocabulary.ts";
 
 type HuggingFace = TokenizerSource & { readonly kind: "huggingface" };
-type Json = Readonly<Record<string, unknown>>;
-
-/** llama.cpp's numbers for kinds of tokens. */
-const tokenType = { normal: 1, unknown: 2, control: 3, userDefined: 4, unused: 5, byte: 6 } as const;
-const spaceMark = "▁";
 
 /**
- * tokenizer.json and tokenizer_config.json as `tokenizer.*` keys. Of BPE there are two kinds: over bytes, whose pre-tokenizer must be one
- * that GGUF has a name for, and SentencePiece's, whose merges become scores. Throws `format-unsupported` for others.
+ * tokenizer.json and tokenizer_config.json as `tokenizer.*` keys, and for Phi 3 a name by which its tokens are known to swallow white
+ * space. Throws `format-unsupported` for what GGUF has no keys for.
  */
-export function writeTokenizer(source: HuggingFace, vocabularySize: number): Map<string, GgufEntry> {
+export function writeTokenizer(source: HuggingFace, config: ModelConfig): Map<string, GgufEntry> {
   const root = object(source.tokenizer);
   const settings = object(source.config);
-  const model = object(root.model);
-  if (model.type !== "BPE" && !(model.type === undefined && model.merges)) {
-    throw unsupported(
-      "unknown-tokenizer",
-      `a tokenizer of type ${JSON.stringify(model.type)} is not converted`,
-    );
-  }
-  const { tokens, types, ids } = vocabularyOf(root, model, vocabularySize);
+  const vocabulary = readVocabulary(root, config.vocabularySize);
   const metadata = new Map<string, GgufEntry>();
   const set = (key: string, entry: GgufEntry): void => void metadata.set(`tokenizer.ggml.${key}`, entry);
-  const sentencePiece = model.byte_fallback === true;
-  set("model", { type: "string", value: sentencePiece ? "llama" : "gpt2" });
-  set("pre", { type: "string", value: sentencePiece ? "default" : preOf(root) });
-  set("tokens", { type: "string[]", value: tokens });
-  const merges = mergesOf(model);
-  if (sentencePiece) set("scores", { type: "f32[]", value: scoresOf(tokens, merges, ids) });
-  set("token_type", { type: "i32[]", value: types });
-  if (!sentencePiece) set("merges", { type: "string[]", value: merges.map(([a, b]) => `${a} ${b}`) });
-  const named = (name: string): number | undefined => {
-    const text = textOf(settings[name]) ?? (name === "unk_token" ? textOf(model.unk_token) : undefined);
-    return text === undefined ? undefined : ids.get(text);
-  };
-  const bos = named("bos_token");
-  const eos = named("eos_token") ?? source.endTokens?.[0];
+  const { kind, keys } = writeVocabulary(root, vocabulary);
+  for (const [key, entry] of keys) set(key, entry);
+  const named = (name: string): number | undefined => vocabulary.ids.get(textOf(settings[name]) ?? "");
   const id = (key: string, value: number | undefined): void => {
     if (value !== undefined) set(`${key}_token_id`, { type: "u32", value });
   };
-  id("bos", bos);
-  id("eos", eos);
-  id("unknown", named("unk_token"));
-  id("padding", named("pad_token"));
-  id(
-    "eot",
-    source.endTokens?.find((end) => end !== eos && end !== named("pad_token")),
-  );
-  const frame = frameOf(root, settings, ids);
-  set("add_bos_token", { type: "bool", value: bos !== undefined && frame.first === bos });
-  set("add_eos_token", { type: "bool", value: eos !== undefined && frame.last === eos });
-  if (sentencePiece) set("add_space_prefix", { type: "bool", value: addsSpace(root) });
-  const template = templateOf(settings);
-  if (template !== undefined) metadata.set("tokenizer.chat_template", { type: "string", value: template });
+  const flag = (key: string, value: boolean): void => set(key, { type: "bool", value });
+  const frame = frameOf(root, settings, vocabulary);
+  const padding = named("pad_token");
+  if (kind === "bert") {
+    const separator = frame.last ?? named("sep_token");
+    id("cls", frame.first ?? named("cls_token"));
+    id("seperator", separator);
+    id("mask", named("mask_token"));
+    flag("add_sep_token", frame.last !== undefined);
+    if (frame.first === undefined)
+      throw unsupported("frame", "its texts begin with no token, as BERT's must");
+  } else {
+    const ends = source.endTokens ?? [];
+    const eos = same("eos", named("eos_token"), frame.last) ?? ends[0];
+    const bos = same("bos", named("bos_token"), frame.first);
+    // Where a file names none readers take tokens by number, 11 or 1; any that ends a text is better.
+    id("bos", bos ?? (kind === "t5" ? undefined : (eos ?? padding)));
+    id("eos", eos ?? padding ?? bos);
+    id(
+      "eot",
+      ends.find((end) => end !== eos && end !== padding),
+    );
+    flag("add_bos_token", frame.first !== undefined);
+    flag("add_eos_token", frame.last !== undefined);
+  }
+  id("unknown", named("unk_token") ?? vocabulary.unknown);
+  id("padding", padding);
+  for (const [key, template] of templatesOf(settings)) metadata.set(key, { type: "string", value: template });
+  const name = phi3Name(root, vocabulary, config);
+  if (name !== undefined) metadata.set("general.name", { type: "string", value: name });
   return metadata;
 }
 
-interface Vocabulary {
-  readonly tokens: string[];
-  readonly types: Int32Array;
-  readonly ids: ReadonlyMap<string, number>;
+/** The token around a text must be the one that the settings name, if they name one. */
+function same(what: string, named: number | undefined, framing: number | undefined): number | undefined {
+  if (named === undefined || framing === undefined || named === framing) return named ?? framing;
+  throw unsupported("frame", `${what} is token ${named}, but texts get token ${framing} in its place`);
 }
 
-/** Ids without a token, which models pad their tables with, become unused ones. */
-function vocabularyOf(root: Json, model: Json, size: number): Vocabulary {
-  const ids = new Map<string, number>();
-  const types = new Int32Array(size).fill(tokenType.unused);
-  const tokens = Array.from({ length: size }, (_, id) => `[PAD${id}]`);
-  const place = (text: string, id: unknown, type: number): void => {
-    if (typeof id !== "number" || !Number.isInteger(id) || id < 0 || id >= size) {
-      throw unsupported("vocabulary", `token ${JSON.stringify(text)} has the id ${String(id)} of ${size}`);
+interface Frame {
+  readonly first: number | undefined;
+  readonly last: number | undefined;
+}
+
+/** What is put around a text: at most one token on each side, as GGUF has it. */
+function frameOf(root: Json, settings: Json, { ids }: Vocabulary): Frame {
+  for (const part of partsOf(root.post_processor)) {
+    if (part.type === "TemplateProcessing") return templateFrame(part, ids);
+    if (part.type !== "BertProcessing" && part.type !== "RobertaProcessing") continue;
+    const token = (name: string): number | undefined => ids.get(textOf(list(part[name])[0]) ?? "");
+    return { first: token("cls"), last: token("sep") };
+  }
+  const wanted = (flag: string, name: string): number | undefined =>
+    settings[flag] === true ? ids.get(textOf(settings[name]) ?? "") : undefined;
+  return { first: wanted("add_bos_token", "bos_token"), last: wanted("add_eos_token", "eos_token") };
+}
+
+function templateFrame(part: Json, ids: ReadonlyMap<string, number>): Frame {
+  const known = object(part.special_tokens);
+  const sides: [before: number[], after: number[]] = [[], []];
+  let side = sides[0];
+  for (const item of list(part.single).map(object)) {
+    const name = textOf(object(item.SpecialToken).id);
+    if (name === undefined) {
+      side = sides[1];
+      continue;
     }
-    ids.set(text, id);
-    tokens[id] = text;
-    types[id] = type;
-  };
-  const unknown = textOf(model.unk_token);
-  for (const [text, id] of Object.entries(object(model.vocab))) {
-    const byte = model.byte_fallback === true && /^<0x[0-9A-F]{2}>$/.test(text);
-    place(text, id, byte ? tokenType.byte : text === unknown ? tokenType.unknown : tokenType.normal);
+    const tokens = object(known[name]).ids;
+    for (const token of Array.isArray(tokens) ? (tokens as unknown[]) : [ids.get(name)])
+      side.push(Number(token));
   }
-  for (const added of list(root.added_tokens).map(object)) {
-    const text = textOf(added.content);
-    if (text === undefined) continue;
-    const special = added.special === true ? tokenType.control : tokenType.userDefined;
-    place(text, added.id, text === unknown ? tokenType.unknown : special);
+  const [before, after] = sides;
+  if (
+    before.length > 1 ||
+    after.length > 1 ||
+    [...before, ...after].some((token) => !Number.isInteger(token))
+  ) {
+    throw unsupported(
+      "frame",
+      `it puts tokens ${before.join(", ")} before and ${after.join(", ")} behind a text`,
+    );
   }
-  return { tokens, types, ids };
+  return { first: before[0], last: after[0] };
 }
 
-function mergesOf(model: Json): (readonly [string, string])[] {
-  return list(model.merges).map((merge) => {
-    const [a, b] = Array.isArray(merge) ? (merge as unknown[]) : String(merge).split(" ");
-    return [String(a), String(b)] as const;
-  });
-}
-
-/** SentencePiece merges what makes the token of the highest score; so tokens rank by the first merge that makes them. */
-function scoresOf(
-  tokens: readonly string[],
-  merges: readonly (readonly [string, string])[],
-  ids: ReadonlyMap<string, number>,
-): Float32Array {
-  const scores = new Float32Array(tokens.length);
-  const seen = new Set<number>();
-  for (const [rank, [a, b]] of merges.entries()) {
-    const id = ids.get(a + b);
-    if (id === undefined || seen.has(id)) continue;
-    seen.add(id);
-    scores[id] = -rank - 1;
-  }
-  return scores;
-}
-
-/** Python writes contractions of either case in two ways. */
-const contractions =
-  /\(\?i:'s\|'t\|'re\|'ve\|'m\|'ll\|'d\)|\(\?:'\[sS\]\|'\[tT\]\|'\[rR\]\[eE\]\|'\[vV\]\[eE\]\|'\[mM\]\|'\[lL\]\[lL\]\|'\[dD\]\)/g;
-const normal = (pattern: string): string => pattern.replace(contractions, "<contractions>");
-
-/** The name under which GGUF knows the pre-tokenizer. */
-function preOf(root: Json): string {
-  const found = patternsOf(object(root.pre_tokenizer)).map(normal);
-  const ignoreMerges = object(root.model).ignore_merges === true;
-  const fits = preTokenizers.filter(
-    ({ patterns }) =>
-      patterns.length === found.length && patterns.every((pattern, i) => normal(pattern) === found[i]),
-  );
-  const family = fits.find((candidate) => (candidate.ignoreMerges ?? false) === ignoreMerges) ?? fits[0];
-  if (family?.names[0] !== undefined) return family.names[0];
-  throw unsupported(
-    "unknown-pre-tokenizer",
-    `its pre-tokenizer splits by ${found.map((pattern) => JSON.stringify(pattern)).join(", ") || "nothing"}, which GGUF has no name for`,
-  );
-}
-
-const gpt2 = preTokenizers[0]?.patterns[0] ?? "";
-
-function patternsOf(part: Json): string[] {
-  switch (part.type) {
-    case "Sequence":
-      return list(part.pretokenizers).flatMap((inner) => patternsOf(object(inner)));
-    case "Split":
-      return [textOf(object(part.pattern).Regex) ?? textOf(object(part.pattern).String) ?? ""];
-    case "Digits":
-      return [part.individual_digits === true ? "\\p{N}" : "\\p{N}+"];
-    case "ByteLevel":
-      return part.use_regex === false ? [] : [gpt2];
-    default:
-      throw unsupported(
-        "unknown-pre-tokenizer",
-        `the pre-tokenizer ${JSON.stringify(part.type)} is not converted`,
-      );
-  }
-}
-
-/** What the post-processor puts around a text. */
-function frameOf(
-  root: Json,
-  settings: Json,
-  ids: ReadonlyMap<string, number>,
-): { first?: number | undefined; last?: number | undefined } {
-  const parts = [object(root.post_processor)].flatMap((part) =>
-    part.type === "Sequence" ? list(part.processors).map(object) : [part],
-  );
-  const template = parts.find(({ type }) => type === "TemplateProcessing");
-  const token = (name: string): number | undefined => ids.get(textOf(settings[name]) ?? "");
-  if (template === undefined) {
-    return {
-      first: settings.add_bos_token === true ? token("bos_token") : undefined,
-      last: settings.add_eos_token === true ? token("eos_token") : undefined,
-    };
-  }
-  const single = list(template.single).map(object);
-  const special = (item: Json | undefined): number | undefined =>
-    ids.get(textOf(object(item?.SpecialToken).id) ?? "");
-  return { first: special(single[0]), last: special(single.at(-1)) };
-}
-
-/** Does a text get a space in front? */
-function addsSpace(root: Json): boolean {
-  const parts = [object(root.normalizer), object(root.pre_tokenizer)].flatMap((part) => [
-    part,
-    ...list(part.normalizers).map(object),
-    ...list(part.pretokenizers).map(object),
-  ]);
-  return parts.some(
-    (part) =>
-      (part.type === "Prepend" && part.prepend === spaceMark) ||
-      (part.type === "Metaspace" && part.prepend_scheme !== "never" && part.add_prefix_space !== false),
-  );
-}
-
-function templateOf(settings: Json): string | undefined {
+/** The template, and others that have names. */
+function* templatesOf(settings: Json): Generator<[key: string, template: string]> {
   const value = settings.chat_template;
-  if (typeof value === "string") return value;
-  return textOf(
-    list(value)
-      .map(object)
-      .find(({ name }) => name === "default")?.template,
-  );
+  if (typeof value === "string") yield ["tokenizer.chat_template", value];
+  for (const item of list(value).map(object)) {
+    const { name, template } = item;
+    if (typeof name !== "string" || typeof template !== "string") continue;
+    yield [`tokenizer.chat_template${name === "default" ? "" : `.${name}`}`, template];
+  }
 }
 
-/** Parsed JSON may be plain objects or maps. */
-function object(value: unknown): Json {
-  if (value instanceof Map) return Object.fromEntries(value as ReadonlyMap<string, unknown>);
-  return typeof value === "object" && value !== null && !Array.isArray(value) ? (value as Json) : {};
-}
-
-function list(value: unknown): readonly unknown[] {
-  return Array.isArray(value) ? value : [];
-}
-
-/** A token as text, or as an object with its content. */
-function textOf(value: unknown): string | undefined {
-  return typeof value === "string"
-    ? value
-    : typeof object(value).content === "string"
-      ? String(object(value).content)
-      : undefined;
-}
-
-function unsupported(reason: string, what: string): LowbitError {
-  return new LowbitError("format-unsupported", `The tokenizer cannot be written as GGUF: ${what}.`, {
-    reason,
-    plugin: "gguf",
-    hint: "Convert to a format of Hugging Face folders, which keep tokenizer.json.",
-  });
+/** Readers of GGUF know by the model's name alone that special tokens swallow white space, and then expect Phi 3's. */
+function phi3Name(root: Json, { ids }: Vocabulary, { name }: ModelConfig): string | undefined {
+  const swallows = list(root.added_tokens).some((token) => object(token).rstrip === true);
+  const has = ["<s>", "</s>", "<unk>", "<|endoftext|>"].every((token) => ids.has(token));
+  if (!swallows || !has || /phi-?3/i.test(name ?? "")) return undefined;
+  return name === undefined ? "Phi-3" : `${name} (Phi-3)`;
 }

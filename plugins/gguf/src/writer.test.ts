@@ -3,25 +3,13 @@ import { mkdtemp, rm, writeFile } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { gguf as readWithOracle } from "@huggingface/gguf";
-import {
-  type Checkpoint,
-  type CheckpointWriter,
-  denseWeight,
-  floatToHalf,
-  type LinearWeight,
-  type StagedWeight,
-  type StoredWeight,
-  type WriterOptions,
-} from "@lowbit/core";
+import type { Checkpoint } from "@lowbit/core";
 import { reference } from "@lowbit/kernels-reference";
 import { architectures } from "@lowbit/models";
-import { buildGrid, type GridShape } from "@lowbit/packing";
 import { safetensorsFormat } from "@lowbit/safetensors";
 import {
   describeWithData,
   openModel,
-  random,
-  runModel,
   type TinyModelOptions,
   testData,
   testPlatform,
@@ -31,66 +19,11 @@ import {
 import { llamaCpp } from "@lowbit/testing/llama-cpp";
 import { createTokenizer } from "@lowbit/tokenizers";
 import { afterAll, beforeAll, describe, expect, it } from "vitest";
-import { type GgufCheckpoint, ggufWriter, openGguf, Q4_0, Q4_1, Q5_0, Q8_0 } from "./index.ts";
+import { divergenceFromTheirs, elsewhere, logits, reopened, theirLogits, written } from "../test/written.ts";
+import { F16, type GgufCheckpoint, openGguf, Q4_1, Q5_1, Q8_0 } from "./index.ts";
 
-/** Everything that the architecture wants, through the writer into one file. */
-async function written(source: Checkpoint, options: WriterOptions = {}): Promise<Uint8Array> {
-  const writer = await ggufWriter(source, options);
-  const architecture = architectures.find(({ names }) => names.includes(source.config.architecture))!;
-  const present = new Set(source.entries().map(({ role }) => role));
-  const staged: StagedWeight[] = [];
-  for (const { role, kind, optional } of architecture.weights(source.config)) {
-    if (optional && !present.has(role)) continue;
-    const stored: StoredWeight =
-      kind === "vector"
-        ? writer.storeVector(role, await source.vector(role))
-        : writer.store(role, await source.weight(role));
-    staged.push({ role, tensors: stored.tensors.map(staging) });
-  }
-  return finished(writer, staged);
-}
-
-function staging({ data, ...tensor }: StoredWeight["tensors"][number]): StagedWeight["tensors"][number] {
-  return {
-    ...tensor,
-    bytes: data.length,
-    async *read() {
-      // In pieces, as files come.
-      for (let at = 0; at < data.length; at += 1000) yield data.subarray(at, at + 1000);
-    },
-  };
-}
-
-async function finished(writer: CheckpointWriter, staged: readonly StagedWeight[]): Promise<Uint8Array> {
-  const parts: Uint8Array[] = [];
-  let closed = false;
-  const create = async (file: string) => {
-    expect(file).toBe(writer.fileName);
-    return {
-      write: async (bytes: Uint8Array) => void parts.push(bytes.slice()),
-      close: async () => {
-        closed = true;
-      },
-    };
-  };
-  await writer.finish({ create }, staged);
-  expect(closed).toBe(true);
-  return new Uint8Array(Buffer.concat(parts));
-}
-
-const reopened = (bytes: Uint8Array): Promise<GgufCheckpoint> =>
-  openGguf(trackedFiles({ "m.gguf": bytes }, "m.gguf"));
 const openFolder = (path: string): Promise<Checkpoint> =>
   safetensorsFormat().open(trackedFiles(testData(path) as string));
-
-async function logits(checkpoint: Checkpoint): Promise<Float32Array> {
-  const backend = await reference().create(testPlatform());
-  try {
-    return await runModel({ checkpoint, architectures, backend, tokens: [3, 17, 40, 2, 9] });
-  } finally {
-    await backend.dispose();
-  }
-}
 
 let folder = "";
 beforeAll(async () => {
@@ -103,9 +36,9 @@ describeWithData(
   ["golden/models/hf-f16/config.json", "models/pico/hf/config.json"],
   () => {
     it.each([
-      ["golden/models/hf-f16", "golden/models/gguf/model-F16.gguf"],
-      ["models/pico/hf", "models/pico/pico-f16.gguf"],
-    ])("%s has the tensors of %s", async (path, wanted) => {
+      ["golden/models/hf-f16", "golden/models/gguf/model-F16.gguf", "952K"],
+      ["models/pico/hf", "models/pico/pico-f16.gguf", "3.4M"],
+    ])("%s has the tensors of %s", async (path, wanted, label) => {
       const bytes = await written(await openFolder(path));
       const ours = await reopened(bytes);
       const theirs = await openGguf(trackedFiles(testData(wanted) as string));
@@ -120,6 +53,8 @@ describeWithData(
       // What transformers' files do not state, and what is only stated outright.
       const apart = [
         "general.name",
+        "general.type",
+        "general.size_label",
         "tokenizer.ggml.bos_token_id",
         "tokenizer.ggml.add_eos_token",
         "llama.attention.key_length",
@@ -129,6 +64,7 @@ describeWithData(
       const rest = (checkpoint: GgufCheckpoint) =>
         Object.fromEntries([...checkpoint.metadata].filter(([key]) => !apart.includes(key)));
       expect(rest(ours)).toEqual(rest(theirs));
+      expect(ours.metadata.get("general.size_label")).toBe(label);
       const path2 = join(folder, "oracle.gguf");
       await writeFile(path2, bytes);
       const oracle = await readWithOracle(path2, { allowLocalFile: true });
@@ -183,6 +119,21 @@ describeWithData(
         await oracle.dispose();
         await backend.dispose();
       }
+    });
+
+    // llama.cpp rounds activations to 8 bits: that much apart are its probabilities for f16 and Q8_0 as well.
+    it.each([
+      ["BF16", 1e-3],
+      ["Q4_1", 3e-3],
+      ["Q5_0", 3e-3],
+      ["Q5_1", 3e-3],
+      ["MXFP4", 3e-3],
+      // Nonsense by then, whose probabilities are flat.
+      ["TQ1_0", 3e-2],
+      ["TQ2_0", 3e-2],
+    ] as const)("%s is to llama.cpp what it is here", async (type, bound) => {
+      const bytes = await written(await openFolder("models/pico/hf"), { type });
+      expect(await divergenceFromTheirs(bytes)).toBeLessThan(bound);
     });
 
     it("rounds to a type where one is asked", async () => {
@@ -248,72 +199,46 @@ describe("from GGUF", () => {
   });
 
   it.each(shapes)("$name, as if it came from elsewhere: its keys say the same model", async (shape) => {
-    const source = await reopened(await tinyModelBytes(shape));
-    const { config, entries, weight, vector } = source;
-    const elsewhere = {
-      format: "other",
-      metadata: new Map(),
-      config,
-      entries,
-      weight,
-      vector,
-      close: () => Promise.resolve(),
-    } as unknown as Checkpoint;
-    const again = await reopened(await written(elsewhere));
-    expect(again.config).toEqual(config);
+    const bytes = await tinyModelBytes(shape);
+    const source = await reopened(bytes);
+    const rewritten = await written(elsewhere(source));
+    const again = await reopened(rewritten);
+    expect({ ...again.config, name: source.config.name }).toEqual(source.config);
     expect(await logits(again)).toEqual(await logits(source));
-  });
-});
-
-describe("grids of integers", () => {
-  const grid = (shape: GridShape, zeros: (g: number) => number, top = 2 ** shape.bits): LinearWeight => {
-    const uniform = random(shape.bits + shape.group);
-    const builder = buildGrid(6, 256, shape);
-    for (let r = 0; r < 6; r++) {
-      const codes = Uint8Array.from({ length: 256 }, () => Math.floor(top * uniform()));
-      const scales = Array.from({ length: builder.groups }, () => floatToHalf(0.01 + uniform()));
-      builder.row(
-        r,
-        codes,
-        scales,
-        Array.from({ length: builder.groups }, (_, g) => zeros(g + r)),
-      );
-    }
-    return { out: 6, in: 256, segments: builder.segments };
-  };
-  const f16 = { scale: "f16" } as const;
-
-  it.each([
-    ["4 bits around 8", grid({ bits: 4, group: 128, zero: 8, ...f16 }, () => 8), Q4_0, true],
-    ["3 bits around 4", grid({ bits: 3, group: 64, zero: 4, ...f16 }, () => 4), Q4_0, false],
-    ["4 bits from 0", grid({ bits: 4, group: 32, zero: 0, ...f16 }, () => 0), Q4_1, false],
-    [
-      "4 bits, any zero points",
-      grid({ bits: 4, group: 128, zero: "integer", ...f16 }, (g) => g % 16),
-      Q5_0,
-      false,
-    ],
-    ["8 bits around 128", grid({ bits: 8, group: 256, zero: 128, ...f16 }, () => 128), Q8_0, true],
-  ] as const)("%s", async (_, weight, type, moved) => {
-    const writer = await ggufWriter({ format: "gguf", metadata: new Map(), config: {} as never }, {});
-    const stored = writer.store("layers.0.attn.q", weight);
-    expect([stored.tensors[0]?.dtype, stored.moved]).toEqual([type.name, moved]);
-    expect(denseWeight(stored.weight as LinearWeight).map((v) => v + 0)).toEqual(
-      denseWeight(weight).map((v) => v + 0),
-    );
+    // Weights and keys are what they were to llama.cpp, too.
+    expect(await theirLogits(rewritten)).toEqual(await theirLogits(bytes));
   });
 
-  it("plain numbers where no type of integers has the values", async () => {
-    const writer = await ggufWriter({ format: "gguf", metadata: new Map(), config: {} as never }, {});
-    const shape = { bits: 4, group: 128, zero: 8, ...f16 } as const;
-    const weight = grid(shape, () => 8);
-    const permuted = { ...weight, permute: Int32Array.from({ length: 256 }, (_, j) => 255 - j) };
-    const stored = writer.store("layers.0.attn.q", permuted);
-    expect([stored.tensors[0]?.dtype, stored.moved]).toEqual(["F32", false]);
-    expect(denseWeight(stored.weight as LinearWeight)).toEqual(denseWeight(permuted));
-    const scaled = { ...weight, rowScale: new Float32Array(6).fill(2) };
-    expect(denseWeight(writer.store("layers.0.attn.q", scaled).weight as LinearWeight)).toEqual(
-      denseWeight(scaled),
+  it("keeps quantized files as they are, and says of others what they are", async () => {
+    const type = (name: string, shape: readonly number[]) =>
+      shape.length > 1 && name !== "token_embd.weight" ? Q5_1 : F16;
+    const source = await reopened(
+      await tinyModelBytes({
+        architecture: "llama",
+        type,
+        metadata: new Map([["general.file_type", { type: "u32", value: 9 }]]),
+      }),
     );
+    const kept = await reopened(await written(source));
+    expect(kept.metadata.get("general.file_type")).toBe(9);
+    const options = { type: "Q8_0" };
+    const eight = await reopened(await written(source, options));
+    expect(eight.metadata.get("general.file_type")).toBe(7);
+    expect(eight.entries().filter(({ shape, type }) => shape.length > 1 && type !== Q8_0)).toEqual([]);
+  });
+
+  it("says a type's number where no file said one", async () => {
+    const { metadata, ...rest } = await reopened(await tinyModelBytes({ architecture: "llama", type: Q4_1 }));
+    const bare = new Map([...metadata].filter(([key]) => key !== "general.file_type"));
+    const again = await reopened(await written({ ...rest, config: rest.config, metadata: bare }));
+    expect(again.metadata.get("general.file_type")).toBe(3);
+  });
+
+  it("without a tokenizer is a model all the same", async () => {
+    const { tokenizer: _, ...source } = elsewhere(
+      await reopened(await tinyModelBytes({ architecture: "llama" })),
+    );
+    const again = await reopened(await written(source));
+    expect([again.tokenizer, again.metadata.get("tokenizer.ggml.model")]).toEqual([undefined, "none"]);
   });
 });
