@@ -23,8 +23,8 @@ const layers: readonly Layer[] = [
     folders: /^(plugins|kernels)\/|^packages\/(models|tokenizers|platform|grammar)$/,
   },
   { level: 4, title: "engine, convert, eval, train", folders: /^packages\/(engine|convert|eval|train)$/ },
-  { level: 5, title: "lowbit, model files", folders: /^packages\/lowbit$|^models\// },
-  { level: 6, title: "cli, server, ai-provider", folders: /^packages\/(cli|server|ai-provider)$/ },
+  { level: 5, title: "lowbit, server, model files", folders: /^packages\/(lowbit|server)$|^models\// },
+  { level: 6, title: "cli, ai-provider", folders: /^packages\/(cli|ai-provider)$/ },
   { level: 7, title: "testing (development only)", folders: /^packages\/testing$/ },
   { level: 8, title: "examples, bench", folders: /^examples\/|^bench$/ },
 ];
@@ -39,8 +39,8 @@ const unpublishedFrom = 7;
 const platformFiles = /^packages\/platform\/src\/node[\w-]*\.ts$/;
 
 const maxFileLines = 400;
-/** The contracts of every noun, and quantization types. */
-const maxCoreLines = 2500;
+/** The contracts of every noun, quantization types, and what requests and answers look like. */
+const maxCoreLines = 2600;
 /** Numbers, not logic. */
 const tableFiles = /\/tables?\//;
 

@@ -14,6 +14,6 @@ const events = model.generate(
     : { prompt: question, ...request },
 );
 for await (const event of events) {
-  if (event.type !== "prompt") process.stdout.write(event.text);
+  if (event.type === "token" || event.type === "finish") process.stdout.write(event.text);
   if (event.type === "finish") console.error(`\n${event.timings.tokensPerSecond.toFixed(1)} tokens/s`);
 }

@@ -1,6 +1,7 @@
 import { readFileSync } from "node:fs";
 import { LowbitError, type Platform } from "@lowbit/core";
 import { describe, expect, it } from "vitest";
+import { moduleUrl } from "./module-url.ts";
 import { chooseVariant, measureDots, supportsSimd, type Variant } from "./modules.ts";
 
 const compiled = (variant: Variant): WebAssembly.Module =>
@@ -46,14 +47,16 @@ describe("chooseVariant", () => {
   it("takes the relaxed build where the engine computes it right", async () => {
     expect(supportsSimd()).toBe(true);
     const asked: string[] = [];
-    const chosen = await chooseVariant(platformOf(asked));
+    const chosen = await chooseVariant(platformOf(asked), { urls: moduleUrl });
     expect(chosen).toEqual({ variant: "relaxed", module: modules.relaxed });
     expect(asked).toEqual(["pkg/relaxed/lowbit_kernels_bg.wasm"]);
   });
 
   it("takes what the user names, from where the user says", async () => {
     const asked: string[] = [];
-    expect((await chooseVariant(platformOf(asked), { variant: "simd128" })).variant).toBe("simd128");
+    expect((await chooseVariant(platformOf(asked), { variant: "simd128", urls: moduleUrl })).variant).toBe(
+      "simd128",
+    );
     expect(asked).toEqual(["pkg/simd128/lowbit_kernels_bg.wasm"]);
     const { simd128, relaxed } = modules;
     expect((await chooseVariant(platformOf(asked), { modules: { simd128 } })).variant).toBe("simd128");

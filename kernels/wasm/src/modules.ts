@@ -8,8 +8,10 @@ export type KernelModules = Partial<Record<Variant, WebAssembly.Module>>;
 export interface VariantOptions {
   /** @default "auto" */
   readonly variant?: "auto" | Variant;
-  /** Used instead of the files beside this package; "auto" then chooses among these. */
+  /** "auto" chooses among these. */
   readonly modules?: KernelModules;
+  /** Where the platform finds them, unless `modules` is given. */
+  readonly urls?: ((variant: Variant) => URL) | undefined;
 }
 
 export interface ChosenModule {
@@ -45,15 +47,16 @@ export function supportsSimd(): boolean {
  * its flag does not), else `simd128`. Both compute the same bits. Throws `backend-unavailable` if the wish cannot be met.
  */
 export async function chooseVariant(platform: Platform, options: VariantOptions = {}): Promise<ChosenModule> {
-  const { variant = "auto", modules } = options;
+  const { variant = "auto", modules, urls } = options;
   if (!supportsSimd()) {
     throw unavailable("this engine has no 128-bit SIMD in WebAssembly", "no-simd", "Use a newer runtime.");
   }
   const load = async (wanted: Variant): Promise<{ variant: Variant; module: WebAssembly.Module }> => {
-    if (modules === undefined) return { variant: wanted, module: await platform.wasm(moduleUrl(wanted)) };
-    const module = modules[wanted];
+    if (modules === undefined && urls !== undefined)
+      return { variant: wanted, module: await platform.wasm(urls(wanted)) };
+    const module = modules?.[wanted];
     if (module !== undefined) return { variant: wanted, module };
-    const given = Object.keys(modules).join(", ") || "none";
+    const given = Object.keys(modules ?? {}).join(", ") || "none";
     throw unavailable(
       `the ${wanted} module was not handed over (given: ${given})`,
       "no-module",
@@ -122,14 +125,6 @@ export async function measureDots(chosen: ChosenModule, platform: Platform): Pro
 
 /** Pages that the modules declare: data, stack and a first bit of heap. */
 export const modulePages = 4;
-
-function moduleUrl(variant: Variant): URL {
-  // Workers have no module URL; their platform adapters go by the path's end. Bundlers need the literals.
-  if (import.meta.url === undefined) return new URL(`lowbit:/pkg/${variant}/lowbit_kernels_bg.wasm`);
-  return variant === "relaxed"
-    ? new URL("../pkg/relaxed/lowbit_kernels_bg.wasm", import.meta.url)
-    : new URL("../pkg/simd128/lowbit_kernels_bg.wasm", import.meta.url);
-}
 
 function unavailable(what: string, reason: string, hint: string): LowbitError {
   return new LowbitError("backend-unavailable", `The WebAssembly kernels cannot run: ${what}.`, {

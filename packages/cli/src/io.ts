@@ -6,7 +6,7 @@ export interface Io {
   readonly stdout: Writable & { readonly isTTY?: boolean; readonly columns?: number };
   readonly stderr: Writable & { readonly isTTY?: boolean; readonly columns?: number };
   readonly env: Readonly<Record<string, string | undefined>>;
-  /** Calls back on Ctrl-C until the returned function is called. */
+  /** Calls back on Ctrl-C, or when the system asks the process to end, until the returned function is called. */
   onInterrupt(handler: () => void): () => void;
   /** Ends the process at once. */
   exit(code: number): never;
@@ -19,8 +19,11 @@ export function processIo(): Io {
     stderr: process.stderr,
     env: process.env,
     onInterrupt(handler) {
-      process.on("SIGINT", handler);
-      return () => process.off("SIGINT", handler);
+      const signals = ["SIGINT", "SIGTERM"] as const;
+      for (const signal of signals) process.on(signal, handler);
+      return () => {
+        for (const signal of signals) process.off(signal, handler);
+      };
     },
     exit: (code) => process.exit(code),
   };

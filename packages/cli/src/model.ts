@@ -42,12 +42,20 @@ export async function loadModel(
   model: string | undefined,
   flags: LoadFlags,
   signal: AbortSignal,
+  more: Pick<LoadOptions, "sequences"> = {},
 ): Promise<Model> {
   const progress = createProgress(io);
   try {
     return await load(locationOf(model), {
       ...loadOptions(flags, signal),
-      onProgress: ({ doneBytes, totalBytes }) => progress.update(modelLabel(model), doneBytes, totalBytes),
+      ...more,
+      cache: flags.cache !== false,
+      onProgress: ({ phase, file, doneBytes, totalBytes }) =>
+        progress.update(
+          phase === "download" && file !== undefined ? `download ${file}` : modelLabel(model),
+          doneBytes,
+          totalBytes,
+        ),
     });
   } finally {
     progress.clear();

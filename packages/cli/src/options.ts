@@ -37,6 +37,12 @@ export interface LoadFlags {
   readonly backend: string;
   readonly context?: number;
   readonly kv?: "f32" | "f16" | "q8_0";
+  readonly cache?: boolean;
+}
+
+/** For commands that read weights. */
+export function addCacheOption(command: Command): Command {
+  return command.option("--no-cache", "read what is remote from where it is, keeping nothing");
 }
 
 export function addLoadOptions(command: Command): Command {

@@ -1,9 +1,11 @@
 import { readFileSync } from "node:fs";
 import { Command, CommanderError } from "commander";
 import { benchCommand } from "./commands/bench.ts";
+import { cacheCommand } from "./commands/cache.ts";
 import { convertCommand } from "./commands/convert.ts";
 import { inspectCommand } from "./commands/inspect.ts";
 import { runCommand } from "./commands/run.ts";
+import { serveCommand } from "./commands/serve.ts";
 import { tokenizeCommand } from "./commands/tokenize.ts";
 import { errorMessage, exitCodeOf, exitCodes } from "./errors.ts";
 import type { Io } from "./io.ts";
@@ -18,9 +20,18 @@ function createProgram(io: Io): Command {
     .description("Quantized language models in every JavaScript runtime.")
     .version(version)
     .addHelpText("after", footer);
-  for (const create of [runCommand, inspectCommand, convertCommand, benchCommand, tokenizeCommand])
+  for (const create of [
+    runCommand,
+    serveCommand,
+    inspectCommand,
+    convertCommand,
+    benchCommand,
+    tokenizeCommand,
+    cacheCommand,
+  ])
     program.addCommand(create(io));
-  for (const command of [program, ...program.commands]) {
+  const inner = program.commands.flatMap(({ commands }) => commands);
+  for (const command of [program, ...program.commands, ...inner]) {
     command
       .exitOverride()
       .configureOutput({

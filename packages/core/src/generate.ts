@@ -26,19 +26,53 @@ export interface SamplingOptions {
   seed?: number;
 }
 
+/** A JSON Schema (draft 2020-12 or 7), or an object of a schema library that converts itself (Standard JSON Schema). */
+export type SchemaInput = boolean | object;
+
+/** The form that an answer keeps to, token by token. */
+export type ResponseFormat =
+  | { readonly type: "text" }
+  /** Any JSON object. */
+  | { readonly type: "json_object" }
+  | {
+      readonly type: "json_schema";
+      readonly schema: SchemaInput;
+      readonly name?: string;
+      /** Objects that name properties have no others, unless `additionalProperties` allows them. @default true */
+      readonly strict?: boolean;
+    }
+  /** The whole answer matches, in the dialect of JSON Schema's `pattern`. */
+  | { readonly type: "regex"; readonly pattern: string };
+
+/** auto: the model decides; none: the tools are not shown; required: one call or more; a name: one call of that tool. */
+export type ToolChoice = "auto" | "none" | "required" | { readonly name: string };
+
 export interface GenerateRequest extends SamplingOptions {
   /** Plain text or token ids to continue. Exactly one of `prompt` and `messages`. */
   prompt?: string | readonly number[];
   /** A conversation, rendered with the model's chat template. */
   messages?: readonly ChatMessage[];
+  /** Functions that the model may call, OpenAI-style: `{ type: "function", function: { name, description, parameters } }`. */
   tools?: readonly unknown[];
+  /** @default "auto" */
+  toolChoice?: ToolChoice;
+  /** @default { type: "text" } */
+  responseFormat?: ResponseFormat;
   /** @default what fits the context */
   maxTokens?: number;
   /** Generation ends before any of these strings. */
   stop?: readonly string[];
   /** Report the log probability of each token. @default false */
   logprobs?: boolean;
+  /** Report so many of the likeliest tokens in the place of each, too; needs `logprobs`. @default 0 */
+  topLogprobs?: number;
   signal?: AbortSignal;
+}
+
+export interface TokenLogprob {
+  readonly id: number;
+  /** Natural log of the probability that the model itself gave it. */
+  readonly logprob: number;
 }
 
 export interface Usage {
@@ -55,14 +89,39 @@ export interface Timings {
   readonly tokensPerSecond: number;
 }
 
+export interface ToolCall {
+  readonly type: "tool-call";
+  /** Nine letters and digits, unique. */
+  readonly id: string;
+  readonly name: string;
+  /** JSON: all `text` of its deltas. */
+  readonly arguments: string;
+}
+
+/** end: an end token; stop: a stop string; length: maxTokens or a full context; tool-calls: ended, with at least one call. */
+export type FinishReason = "end" | "stop" | "length" | "tool-calls";
+
+/** Reasoning and calls in an answer to messages are events of their own, and no part of the `text` of tokens and finish. */
 export type GenerateEvent =
   | { readonly type: "prompt"; readonly done: number; readonly total: number }
   /** `text` may be empty while a character or a possible stop string is incomplete. */
-  | { readonly type: "token"; readonly id: number; readonly text: string; readonly logprob?: number }
+  | {
+      readonly type: "token";
+      readonly id: number;
+      readonly text: string;
+      readonly logprob?: number;
+      /** The likeliest, best first. */
+      readonly top?: readonly TokenLogprob[];
+    }
+  /** What the model thinks before it answers. */
+  | { readonly type: "reasoning"; readonly text: string }
+  /** Of the arguments of a call that is being written; the first has an empty `text`. */
+  | { readonly type: "tool-call-delta"; readonly id: string; readonly name: string; readonly text: string }
+  /** Comes after its deltas. A call that was cut off never comes. */
+  | ToolCall
   | {
       readonly type: "finish";
-      /** end: an end token; stop: a stop string; length: maxTokens or a full context. */
-      readonly reason: "end" | "stop" | "length";
+      readonly reason: FinishReason;
       /** Text held back until now. */
       readonly text: string;
       readonly seed: number;
@@ -73,7 +132,10 @@ export type GenerateEvent =
 export interface Completion {
   readonly text: string;
   readonly tokens: readonly number[];
-  readonly reason: "end" | "stop" | "length";
+  readonly reason: FinishReason;
+  /** Where there was any. */
+  readonly reasoning?: string;
+  readonly toolCalls?: readonly ToolCall[];
   readonly seed: number;
   readonly usage: Usage;
   readonly timings: Timings;

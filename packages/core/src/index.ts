@@ -5,6 +5,7 @@ export * from "./dense-types.ts";
 export * from "./errors.ts";
 export * from "./format.ts";
 export * from "./generate.ts";
+export * from "./grammar.ts";
 export * from "./json.ts";
 export * from "./math.ts";
 export * from "./packing.ts";

@@ -29,12 +29,16 @@ export interface Tokenizer {
   encode(text: string, options?: EncodeOptions): number[];
   /** Special tokens are left out unless `special`. Invalid UTF-8 becomes U+FFFD. */
   decode(ids: readonly number[], options?: { special?: boolean }): string;
+  /** UTF-8 of a token within a text, perhaps a part of a character. Special tokens have none unless `special`. */
+  bytes(id: number, options?: { special?: boolean }): Uint8Array;
   /** The token as written in the vocabulary. */
   token(id: number): string | undefined;
   id(token: string): number | undefined;
   isSpecial(id: number): boolean;
   /** A decoder for tokens as they come. */
   stream(options?: { special?: boolean }): TokenStream;
+  /** The chat template's source, where the model has one. */
+  readonly chatTemplate?: string;
   /** Undefined if the model has no chat template. Throws `bad-argument` for a template that fails or runs over its budget. */
   renderChat?(messages: readonly ChatMessage[], options?: ChatTemplateOptions): string;
 }

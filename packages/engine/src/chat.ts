@@ -4,6 +4,7 @@ import {
   type GenerateEvent,
   type GenerateRequest,
   LowbitError,
+  type ToolCall,
 } from "@lowbit/core";
 
 /** What a chat sets once; each turn may override the sampling. */
@@ -57,11 +58,11 @@ export function createChat(
       const message: ChatMessage = typeof content === "string" ? { role: "user", content } : content;
       const asked = [...before, message];
       let text = "";
+      const calls: ToolCall[] = [];
       for await (const event of generate({ ...defaults, ...turn, messages: asked })) {
-        if (event.type !== "prompt") text += event.text;
-        if (event.type === "finish" && messages === before) {
-          messages = [...asked, { role: "assistant", content: text }];
-        }
+        if (event.type === "token" || event.type === "finish") text += event.text;
+        if (event.type === "tool-call") calls.push(event);
+        if (event.type === "finish" && messages === before) messages = [...asked, answerMessage(text, calls)];
         yield event;
       }
     } finally {
@@ -79,4 +80,15 @@ export function createChat(
       messages = [...opening];
     },
   };
+}
+
+/** As chat templates read it: arguments as an object. */
+function answerMessage(content: string, calls: readonly ToolCall[]): ChatMessage {
+  if (calls.length === 0) return { role: "assistant", content };
+  const toolCalls = calls.map(({ id, name, arguments: input }) => ({
+    id,
+    type: "function",
+    function: { name, arguments: JSON.parse(input) as unknown },
+  }));
+  return { role: "assistant", content, tool_calls: toolCalls };
 }

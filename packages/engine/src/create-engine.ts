@@ -3,6 +3,7 @@ import type {
   Backend,
   BackendFactory,
   Checkpoint,
+  CreateGrammar,
   FileSet,
   Platform,
   Plugin,
@@ -29,6 +30,8 @@ export interface EngineOptions {
   architectures?: readonly Architecture[];
   /** Builds the tokenizer that a checkpoint describes. Absent: models take and give token ids only. */
   createTokenizer?: (source: TokenizerSource) => Tokenizer;
+  /** Keeps answers in a form, and takes calls and reasoning out of them. Absent: answers are text, and no form can be asked for. */
+  createGrammar?: CreateGrammar;
 }
 
 /** Loads models with the parts it was given. It holds no state: any number may live side by side. */
@@ -105,7 +108,7 @@ export function createEngine(engine: EngineOptions): Engine {
 }
 
 async function loadCheckpoint(
-  { platform, createTokenizer }: EngineOptions,
+  { platform, createTokenizer, createGrammar }: EngineOptions,
   parts: Parts,
   name: string,
   checkpoint: Checkpoint,
@@ -139,7 +142,8 @@ async function loadCheckpoint(
     const info = modelInfo(checkpoint, architecture, backend, plan);
     const totalBytes = plan.weights.reduce((total, weight) => total + weight.fileBytes, 0);
     options.onProgress?.({ phase: "ready", doneBytes: totalBytes, totalBytes });
-    return createModel({ runner, tokenizer, info });
+    const grammar = tokenizer && createGrammar?.(tokenizer);
+    return createModel({ runner, tokenizer, grammar, info });
   } catch (error) {
     await backend.dispose();
     throw error;

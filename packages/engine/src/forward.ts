@@ -81,7 +81,7 @@ export async function* passes(
       const stop = Math.min(end, start + size);
       const chunk = Array.from({ length: stop - start }, (_, i) => tokens[start + i] ?? 0);
       const rows = chunk.map((_, i) => i).filter((i) => start + i >= from && start + i < to);
-      const values = await runner.step(sequence, chunk, rows, output);
+      const values = await runner.step(sequence, chunk, rows, output, signal);
       if (rows.length > 0) yield { from: start + (rows[0] ?? 0), rows: rows.length, values };
       start = stop;
       await runner.platform.yield();

@@ -254,15 +254,35 @@ describe("generations at the same time", () => {
     }
   });
 
-  it("fail with figures when the shared cache is full, and leave the others running", async () => {
-    const { load } = scripted();
-    await using model = await load({ contextLength: 128 });
-    const long = model.complete({ prompt: "x".repeat(90), maxTokens: 30 });
-    await expect(model.complete({ prompt: "y".repeat(90) })).rejects.toMatchObject({
-      code: "context-full",
-      reason: "shared-cache",
-      message: expect.stringMatching(/room for 32 more tokens, 96 are needed, and 2 sequences/),
-    });
-    expect((await long).usage.completionTokens).toBe(30);
+  it("wait for one another where the shared cache is full, with the same text", async () => {
+    await using model = await scripted().load({ contextLength: 128 });
+    await using other = await scripted().load();
+    const ask = (letter: string) => ({ prompt: letter.repeat(90), temperature: 0, maxTokens: 30 });
+    const both = await Promise.all([model.complete(ask("x")), model.complete(ask("y"))]);
+    for (const [i, { text }] of both.entries()) {
+      expect(text).toBe((await other.complete(ask(i === 0 ? "x" : "y"))).text);
+    }
+    expect(model.status()).toMatchObject({ running: 0, waiting: 0 });
+  });
+
+  it("share passes", async () => {
+    await using model = await scripted().load({ contextLength: 128, sequences: 4 });
+    const before = model.status().passes;
+    const prompts = ["one", "two", "three", "four"];
+    await Promise.all(prompts.map((prompt) => model.complete({ prompt, maxTokens: 20, temperature: 0 })));
+    expect(model.status().passes - before).toBeLessThan(26);
+  });
+
+  it("need no help from whoever holds one back: another may be awaited within it", async () => {
+    await using model = await scripted().load({ contextLength: 64 });
+    await using other = await scripted().load();
+    const outer: number[] = [];
+    for await (const event of model.generate({ prompt: "a".repeat(40), temperature: 0, maxTokens: 12 })) {
+      if (event.type !== "token") continue;
+      outer.push(event.id);
+      await model.complete({ prompt: "b".repeat(50), temperature: 0, maxTokens: 4 });
+    }
+    const alone = await other.complete({ prompt: "a".repeat(40), temperature: 0, maxTokens: 12 });
+    expect(outer).toEqual(alone.tokens);
   });
 });

@@ -1,18 +1,23 @@
 import {
   type Completion,
+  type FinishReason,
   type GenerateEvent,
   type GenerateRequest,
+  type Grammar,
+  LowbitError,
   type Timings,
+  type TokenConstraint,
   type Tokenizer,
+  type ToolCall,
   throwIfAborted,
   type Usage,
 } from "@lowbit/core";
+import { type Answer, createAnswer } from "./answer.ts";
 import type { Sequence } from "./kv-cache.ts";
 import { type GenerateSettings, generateSettings } from "./options.ts";
-import { promptTokens } from "./prompt.ts";
+import { encodePrompt, noTokenizer } from "./prompt.ts";
 import type { Runner } from "./runner.ts";
 import { createSampler } from "./sampler.ts";
-import { createStopMatcher } from "./stop.ts";
 
 /**
  * One generation as events. The prompt runs in passes of at most `plan.passTokens` tokens, then one token a pass; after each
@@ -21,6 +26,7 @@ import { createStopMatcher } from "./stop.ts";
 export async function* generate(
   runner: Runner,
   tokenizer: Tokenizer | undefined,
+  grammar: Grammar | undefined,
   request: GenerateRequest,
 ): AsyncGenerator<GenerateEvent, void, void> {
   runner.checkAlive();
@@ -28,28 +34,49 @@ export async function* generate(
   const { vocabularySize } = runner.config;
   const settings = generateSettings("generate", request, vocabularySize);
   throwIfAborted(settings.signal);
-  const prompt = promptTokens(request, tokenizer, { contextLength, vocabularySize });
+  const { tokens: prompt, rendered } = encodePrompt(request, tokenizer, { contextLength, vocabularySize });
+  const { responseFormat, tools, toolChoice } = request;
+  const form = { responseFormat, tools, toolChoice, rendered };
+  const constraint = (settings.constrained ? known(grammar, tokenizer) : grammar)?.constraint(form);
+  const answer = createAnswer(tokenizer, settings.stop, grammar?.parser(form));
   const sequence = runner.cache.begin(prompt);
   try {
-    yield* run(runner, tokenizer, settings, prompt, sequence);
+    yield* run(runner, tokenizer?.endTokens ?? new Set(), settings, { prompt, constraint, answer, sequence });
   } finally {
     if (!runner.disposed) runner.cache.retire(sequence);
   }
 }
 
+function known(grammar: Grammar | undefined, tokenizer: Tokenizer | undefined): Grammar {
+  if (tokenizer === undefined) throw noTokenizer();
+  if (grammar) return grammar;
+  throw new LowbitError("bad-argument", "This engine cannot keep answers in a form.", {
+    reason: "no-grammar",
+    hint: "Give createEngine a createGrammar, or leave out responseFormat and toolChoice.",
+  });
+}
+
+/** What belongs to one generation. */
+interface Generation {
+  readonly prompt: readonly number[];
+  readonly constraint: TokenConstraint | undefined;
+  readonly answer: Answer;
+  readonly sequence: Sequence;
+}
+
 async function* run(
   runner: Runner,
-  tokenizer: Tokenizer | undefined,
-  { sampling, maxTokens, stop, logprobs, signal }: GenerateSettings,
-  prompt: readonly number[],
-  sequence: Sequence,
+  endTokens: ReadonlySet<number>,
+  { sampling, maxTokens, logprobs, topLogprobs, signal }: GenerateSettings,
+  { prompt, constraint, answer, sequence }: Generation,
 ): AsyncGenerator<GenerateEvent, void, void> {
   const { plan, platform } = runner;
   const cachedTokens = sequence.tokens.length;
-  const sampler = createSampler(sampling, prompt, { logprobs });
-  const decoder = tokenizer?.stream();
-  const stops = createStopMatcher(stop);
-  const endTokens = tokenizer?.endTokens ?? new Set<number>();
+  const sampler = createSampler(sampling, prompt, {
+    logprobs,
+    topLogprobs,
+    ...(constraint && { constraint }),
+  });
 
   const turn = async (): Promise<void> => {
     await platform.yield();
@@ -61,7 +88,8 @@ async function* run(
   for (let done = cachedTokens; done < prompt.length; ) {
     const chunk = prompt.slice(done, done + plan.passTokens);
     done += chunk.length;
-    logits = await runner.step(sequence, chunk, done === prompt.length ? [chunk.length - 1] : []);
+    const rows = done === prompt.length ? [chunk.length - 1] : [];
+    logits = await runner.step(sequence, chunk, rows, "logits", signal);
     yield { type: "prompt", done, total: prompt.length };
     await turn();
   }
@@ -70,31 +98,36 @@ async function* run(
   const generating = platform.now();
   const most = Math.min(maxTokens, plan.contextLength - prompt.length + 1);
   let completionTokens = 0;
-  let reason: "end" | "stop" | "length" = "length";
+  let reason: FinishReason = "length";
   while (completionTokens < most) {
-    const { id, logprob } = sampler.pick(logits);
+    const { id, logprob, top } = sampler.pick(logits);
     if (endTokens.has(id)) {
       reason = "end";
       break;
     }
     completionTokens++;
-    const { text, stopped } = stops.push(decoder?.push(id) ?? "");
-    yield { type: "token", id, text, ...(logprob !== undefined && { logprob }) };
+    const { before, text, after, stopped } = answer.push(id);
+    yield* before;
+    yield { type: "token", id, text, ...(logprob !== undefined && { logprob }), ...(top && { top }) };
+    yield* after;
     if (stopped) {
       reason = "stop";
       break;
     }
+    if (constraint?.done) {
+      reason = "end";
+      break;
+    }
     if (completionTokens === most) break;
     throwIfAborted(signal);
-    logits = await runner.step(sequence, [id], [0]);
+    logits = await runner.step(sequence, [id], [0], "logits", signal);
     await turn();
   }
-  let text = "";
-  if (reason !== "stop") {
-    const last = stops.push(decoder?.flush() ?? "");
-    text = last.text + stops.flush();
-    if (last.stopped) reason = "stop";
-  }
+  const { before, text, after, stopped } = answer.finish(reason === "stop");
+  if (stopped) reason = "stop";
+  yield* before;
+  yield* after;
+  if (reason === "end" && answer.calls > 0) reason = "tool-calls";
   const usage: Usage = { promptTokens: prompt.length, cachedTokens, completionTokens };
   const timings = timingsOf(usage, promptMs, platform.now() - generating);
   yield { type: "finish", reason, text, seed: sampling.seed, usage, timings };
@@ -103,16 +136,29 @@ async function* run(
 /** The events of a generation, awaited whole. */
 export async function complete(events: AsyncIterable<GenerateEvent>): Promise<Completion> {
   let text = "";
+  let reasoning = "";
   const tokens: number[] = [];
+  const toolCalls: ToolCall[] = [];
   for await (const event of events) {
-    if (event.type === "prompt") continue;
+    if (event.type === "reasoning") reasoning += event.text;
+    if (event.type === "tool-call") toolCalls.push(event);
+    if (event.type !== "token" && event.type !== "finish") continue;
     text += event.text;
     if (event.type === "token") {
       tokens.push(event.id);
       continue;
     }
     const { reason, seed, usage, timings } = event;
-    return { text, tokens, reason, seed, usage, timings };
+    return {
+      text,
+      tokens,
+      reason,
+      ...(reasoning !== "" && { reasoning }),
+      ...(toolCalls.length > 0 && { toolCalls }),
+      seed,
+      usage,
+      timings,
+    };
   }
   throw new TypeError("A generation ended without a finish event.");
 }

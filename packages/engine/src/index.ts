@@ -4,7 +4,7 @@ export type { EmbedOptions } from "./embed.ts";
 export type { ModelLocation } from "./files.ts";
 export type { ForwardOptions, LogitRows } from "./forward.ts";
 export type { InspectedTensor, Inspection } from "./inspect.ts";
-export type { Model, ModelInfo } from "./model.ts";
+export type { Model, ModelInfo, ModelStatus } from "./model.ts";
 export type { LoadOptions, LoadProgress } from "./options.ts";
 export type { MemoryPlan, PlannedWeight } from "./plan.ts";
 export { tokenizerProbe } from "./self-check.ts";

@@ -74,14 +74,14 @@ describe("kv cache", () => {
     expect(cache.begin(count(6, 100)).tokens.length).toBeGreaterThan(0);
   });
 
-  it("refuses with figures: over the context, and when others hold the pages", () => {
+  it("refuses more than a context, and says when others hold the pages", () => {
     const cache = createKvCache({ pageTokens: 4, pages: 3, contextLength: 8 });
     const first = fill(cache, count(8));
     expect(() => cache.reserve(first, 1)).toThrow(/9 tokens do not fit a context of 8/);
     const second = cache.fresh();
-    expect(() => cache.reserve(second, 8)).toThrow(/room for 4 more tokens, 8 are needed, and 2 sequences/);
+    expect(cache.reserve(second, 8)).toBe(false);
     cache.discard(first);
-    cache.reserve(second, 8);
+    expect(cache.reserve(second, 8)).toBe(true);
   });
 
   it("notices sequences that are used after they were given back", () => {
@@ -94,7 +94,7 @@ describe("kv cache", () => {
 
   it("in any order of calls: pages are never lost, never written by two, and hold what the tokens say", () => {
     const command = fc.record({
-      kind: fc.constantFrom("begin", "grow", "reserve", "retire", "discard"),
+      kind: fc.constantFrom("begin", "grow", "reserve", "preempt", "retire", "discard"),
       which: fc.nat(5),
       tokens: fc.array(fc.nat(1), { minLength: 1, maxLength: 14 }),
     });
@@ -106,8 +106,7 @@ describe("kv cache", () => {
         const live: Sequence[] = [];
         const reserve = (sequence: Sequence, count: number): boolean => {
           try {
-            cache.reserve(sequence, count);
-            return true;
+            return cache.reserve(sequence, count);
           } catch {
             return false;
           }
@@ -131,9 +130,13 @@ describe("kv cache", () => {
           } else {
             const sequence = live[which % Math.max(1, live.length)];
             if (sequence === undefined) continue;
-            if (kind === "grow") write(sequence, tokens);
+            if (kind === "grow") write(sequence, [...sequence.lost, ...tokens].slice(0, tokens.length));
             else if (kind === "reserve") reserve(sequence, tokens.length);
-            else {
+            else if (kind === "preempt") {
+              const all = [...sequence.tokens, ...sequence.lost];
+              cache.preempt(sequence);
+              expect([sequence.tokens, sequence.pages.length, sequence.lost]).toEqual([[], 0, all]);
+            } else {
               cache[kind as "retire" | "discard"](sequence);
               live.splice(live.indexOf(sequence), 1);
             }

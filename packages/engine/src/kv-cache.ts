@@ -6,11 +6,14 @@ export interface Sequence {
   readonly tokens: readonly number[];
   /** Page of each `pageTokens` positions. */
   readonly pages: Int32Array;
+  /** Tokens behind those that were in the cache, had to give up their pages, and have to be computed anew. */
+  readonly lost: readonly number[];
 }
 
 interface Entry extends Sequence {
   tokens: number[];
   pages: Int32Array;
+  lost: number[];
   /** Order of retirement, for eviction. */
   age: number;
 }
@@ -36,10 +39,17 @@ export interface KvCache extends Readonly<KvCacheOptions> {
   begin(tokens: readonly number[]): Sequence;
   /** An empty sequence that shares nothing. */
   fresh(): Sequence;
-  /** Makes room for `count` more tokens. Throws `context-full`. */
-  reserve(sequence: Sequence, count: number): void;
-  /** The tokens' keys and values have been written. */
+  /**
+   * Makes room for `count` more tokens; false if other sequences in use hold the pages. Throws `context-full` for more than a context.
+   */
+  reserve(sequence: Sequence, count: number): boolean;
+  /** The tokens' keys and values have been written; the lost ones come first. */
   append(sequence: Sequence, tokens: readonly number[]): void;
+  /** Takes the pages of a sequence in use; its tokens become `lost`. */
+  preempt(sequence: Sequence): void;
+  /** Sequences in use, oldest first. */
+  sequences(): Iterable<Sequence>;
+  has(sequence: Sequence): boolean;
   /** Done with it; others may start from it. */
   retire(sequence: Sequence): void;
   /** Done with it; nobody may start from it. */
@@ -64,6 +74,7 @@ export function createKvCache({ pageTokens, pages, contextLength }: KvCacheOptio
     }
     entry.pages = new Int32Array(0);
     entry.tokens = [];
+    entry.lost = [];
   };
 
   const oldest = (): Entry | undefined => {
@@ -79,7 +90,7 @@ export function createKvCache({ pageTokens, pages, contextLength }: KvCacheOptio
 
   const start = (tokens: number[], shared: Int32Array): Entry => {
     for (const page of shared) references[page] = (references[page] ?? 0) + 1;
-    const entry: Entry = { tokens, pages: shared, age: 0 };
+    const entry: Entry = { tokens, pages: shared, lost: [], age: 0 };
     running.add(entry);
     return entry;
   };
@@ -131,10 +142,10 @@ export function createKvCache({ pageTokens, pages, contextLength }: KvCacheOptio
       const length = entry.tokens.length + count;
       if (length > contextLength) throw contextFull(length, contextLength);
       const needed = Math.ceil(length / pageTokens) - entry.pages.length;
-      if (needed <= 0) return;
+      if (needed <= 0) return true;
       while (free.length < needed) {
         const victim = oldest();
-        if (victim === undefined) throw poolFull(needed * pageTokens, free.length * pageTokens, running.size);
+        if (victim === undefined) return false;
         evict(victim);
       }
       const grown = new Int32Array(entry.pages.length + needed);
@@ -145,6 +156,7 @@ export function createKvCache({ pageTokens, pages, contextLength }: KvCacheOptio
         grown[i] = page;
       }
       entry.pages = grown;
+      return true;
     },
     append(sequence, tokens) {
       const entry = own(sequence);
@@ -152,15 +164,25 @@ export function createKvCache({ pageTokens, pages, contextLength }: KvCacheOptio
         throw new LowbitError("internal", "Tokens were written to the cache without room for them.");
       }
       for (const token of tokens) entry.tokens.push(token);
+      if (entry.lost.length > 0) entry.lost = entry.lost.slice(tokens.length);
     },
+    preempt(sequence) {
+      const entry = own(sequence);
+      const lost = [...entry.tokens, ...entry.lost];
+      release(entry);
+      entry.lost = lost;
+    },
+    sequences: () => running,
+    has: (sequence) => running.has(sequence as Entry),
     retire(sequence) {
       const entry = own(sequence);
       running.delete(entry);
       // Pages reserved for tokens that never came hold nothing.
       const used = Math.ceil(entry.tokens.length / pageTokens);
-      const spare: Entry = { tokens: [], pages: entry.pages.subarray(used), age: 0 };
+      const spare: Entry = { tokens: [], pages: entry.pages.subarray(used), lost: [], age: 0 };
       release(spare);
       entry.pages = entry.pages.slice(0, used);
+      entry.lost = [];
       if (entry.tokens.length === 0) return;
       entry.age = ++clock;
       idle.add(entry);
@@ -188,15 +210,4 @@ export function contextFull(tokens: number, contextLength: number): LowbitError 
     reason: "context-length",
     hint: "Shorten the text, or load the model with a larger contextLength.",
   });
-}
-
-function poolFull(wanted: number, free: number, running: number): LowbitError {
-  return new LowbitError(
-    "context-full",
-    `The cache has room for ${free} more tokens, ${wanted} are needed, and ${running} sequences are using it.`,
-    {
-      reason: "shared-cache",
-      hint: "Finish the other generations first, or load the model with a larger `sequences`.",
-    },
-  );
 }

@@ -1,4 +1,11 @@
-import type { Completion, GenerateEvent, GenerateRequest, ModelConfig, Tokenizer } from "@lowbit/core";
+import type {
+  Completion,
+  GenerateEvent,
+  GenerateRequest,
+  Grammar,
+  ModelConfig,
+  Tokenizer,
+} from "@lowbit/core";
 import { type Chat, type ChatOptions, createChat } from "./chat.ts";
 import { checkEmbedOptions, type EmbedOptions, embed } from "./embed.ts";
 import { type ForwardOptions, forward, forwardRows, type LogitRows } from "./forward.ts";
@@ -6,7 +13,7 @@ import { complete, generate } from "./generate.ts";
 import { wrongValue } from "./options.ts";
 import type { MemoryPlan } from "./plan.ts";
 import { noTokenizer } from "./prompt.ts";
-import type { Runner } from "./runner.ts";
+import type { Runner, RunnerStatus } from "./runner.ts";
 
 export interface ModelInfo {
   /** The model's own name, where it says one. */
@@ -26,7 +33,10 @@ export interface ModelInfo {
   readonly plan: MemoryPlan;
 }
 
-/** A loaded model. Calls may overlap: passes run one at a time, each call in a sequence of its own. */
+/** What a model is doing at the moment. */
+export type ModelStatus = RunnerStatus;
+
+/** A loaded model. Calls may overlap: each has a sequence of its own, and those that run at the same time share passes. */
 export interface Model {
   readonly info: ModelInfo;
   readonly config: ModelConfig;
@@ -47,6 +57,8 @@ export interface Model {
   /** The text as one vector [embeddingSize]; texts as one each. */
   embed(text: string, options?: EmbedOptions): Promise<Float32Array>;
   embed(texts: readonly string[], options?: EmbedOptions): Promise<Float32Array[]>;
+  /** Texts in work, and what of the memory is in use. */
+  status(): ModelStatus;
   /** Waits for the pass in flight, ends all generations and frees the memory. May be called again. */
   dispose(): Promise<void>;
   [Symbol.asyncDispose](): Promise<void>;
@@ -55,12 +67,13 @@ export interface Model {
 export interface ModelParts {
   readonly runner: Runner;
   readonly tokenizer: Tokenizer | undefined;
+  readonly grammar: Grammar | undefined;
   readonly info: ModelInfo;
 }
 
-export function createModel({ runner, tokenizer, info }: ModelParts): Model {
+export function createModel({ runner, tokenizer, grammar, info }: ModelParts): Model {
   const start = (request: GenerateRequest): AsyncGenerator<GenerateEvent, void, void> =>
-    generate(runner, tokenizer, request);
+    generate(runner, tokenizer, grammar, request);
 
   const known = (): Tokenizer => {
     if (tokenizer === undefined) throw noTokenizer();
@@ -98,6 +111,7 @@ export function createModel({ runner, tokenizer, info }: ModelParts): Model {
     forward: (tokens, options) => forward(runner, tokens, options),
     forwardRows: (tokens, options) => forwardRows(runner, tokens, options),
     embed: embedAll,
+    status: () => runner.status(),
     dispose,
     [Symbol.asyncDispose]: dispose,
   };

@@ -4,13 +4,18 @@ import type { SamplingSettings } from "./sampler.ts";
 import { listText } from "./text.ts";
 
 export interface LoadProgress {
-  /** open: finding out what the files are; weights: reading and handing over; ready: done. */
-  readonly phase: "open" | "weights" | "ready";
-  /** Bytes of the file's weights that the backend has. */
+  /**
+   * open: finding out what the files are; download: a platform with a cache is fetching one of them; weights: reading and handing
+   * over; ready: done.
+   */
+  readonly phase: "open" | "download" | "weights" | "ready";
+  /** Bytes of the file's weights that the backend has; of the file, where it is downloaded. */
   readonly doneBytes: number;
   readonly totalBytes: number;
   /** The weight that was just handed over, e.g. "layers.3.attn.q". */
   readonly role?: string;
+  /** The file that is downloaded. */
+  readonly file?: string;
 }
 
 export interface LoadOptions {
@@ -86,6 +91,11 @@ const generateRules: Rules<GenerateRequest> = {
       : "a string or an array of token ids",
   messages: messagesRule,
   tools: array,
+  toolChoice: (value) =>
+    ["auto", "none", "required"].includes(value as string) || typeof field(value, "name") === "string"
+      ? undefined
+      : '"auto", "none", "required" or { name }',
+  responseFormat: formatRule,
   maxTokens: integer(1, largest),
   stop: (value) =>
     Array.isArray(value) &&
@@ -94,6 +104,7 @@ const generateRules: Rules<GenerateRequest> = {
       ? undefined
       : "an array of at most 64 strings, each of 1 to 1024 characters",
   logprobs: boolean,
+  topLogprobs: integer(0, 100),
   signal: isSignal,
 };
 
@@ -113,8 +124,11 @@ const loadRules: Rules<LoadOptions> = {
 export interface GenerateSettings {
   readonly sampling: SamplingSettings;
   readonly maxTokens: number;
+  /** The answer may have to keep to a form. */
+  readonly constrained: boolean;
   readonly stop: readonly string[];
   readonly logprobs: boolean;
+  readonly topLogprobs: number;
   readonly signal: AbortSignal | undefined;
 }
 
@@ -140,6 +154,16 @@ export function generateSettings(
       reason: "tools",
     });
   }
+  const forced = ![undefined, "auto", "none"].includes(request.toolChoice as string | undefined);
+  if (forced && request.tools === undefined) {
+    throw new LowbitError("bad-argument", `${call}: toolChoice asks for a call, but there are no tools.`, {
+      reason: "tools",
+      hint: "Give tools, too.",
+    });
+  }
+  if (request.topLogprobs !== undefined && request.topLogprobs > 0 && !request.logprobs) {
+    throw wrongValue(call, "topLogprobs", request.topLogprobs, "0 where logprobs is not true");
+  }
   for (const id of Object.keys(request.logitBias ?? {})) {
     if (Number(id) >= vocabularySize) {
       throw wrongValue(call, "logitBias", id, `token ids below ${vocabularySize}`);
@@ -160,8 +184,10 @@ export function generateSettings(
       seed: request.seed ?? randomSeed(),
     },
     maxTokens: request.maxTokens ?? Number.POSITIVE_INFINITY,
+    constrained: forced || (request.responseFormat ?? { type: "text" }).type !== "text",
     stop: request.stop ?? [],
     logprobs: request.logprobs ?? false,
+    topLogprobs: request.topLogprobs ?? 0,
     signal: request.signal,
   };
 }
@@ -218,6 +244,29 @@ function biasRule(value: unknown): string | undefined {
       (Math.abs(bias) <= 1e6 || bias === Number.NEGATIVE_INFINITY),
   );
   return good ? undefined : allowed;
+}
+
+function formatRule(value: unknown): string | undefined {
+  switch (field(value, "type")) {
+    case "text":
+    case "json_object":
+      return undefined;
+    case "json_schema": {
+      const schema = field(value, "schema");
+      const strict = field(value, "strict");
+      const good = ["object", "boolean", "function"].includes(typeof schema) && schema !== null;
+      if (good && (strict === undefined || typeof strict === "boolean")) return undefined;
+      return '{ type: "json_schema", schema } with a JSON Schema, and strict true or false if it is there';
+    }
+    case "regex":
+      return typeof field(value, "pattern") === "string" ? undefined : '{ type: "regex", pattern }';
+    default:
+      return 'an object with type "text", "json_object", "json_schema" or "regex"';
+  }
+}
+
+function field(value: unknown, name: string): unknown {
+  return typeof value === "object" && value !== null ? (value as Record<string, unknown>)[name] : undefined;
 }
 
 function messagesRule(value: unknown): string | undefined {

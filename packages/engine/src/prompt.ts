@@ -1,19 +1,26 @@
 import { type GenerateRequest, LowbitError, type Tokenizer } from "@lowbit/core";
 import { contextFull } from "./kv-cache.ts";
 
+export interface EncodedPrompt {
+  readonly tokens: number[];
+  /** A conversation as its template wrote it. */
+  readonly rendered: string | undefined;
+}
+
 /**
  * Token ids to continue. A prompt is plain text: special tokens written in it stay text. A conversation is rendered with the
  * model's chat template, whose special tokens count. Throws `bad-argument`, or `context-full` if it does not fit.
  */
-export function promptTokens(
+export function encodePrompt(
   request: GenerateRequest,
   tokenizer: Tokenizer | undefined,
   limits: { contextLength: number; vocabularySize: number },
-): number[] {
-  const tokens = encode(request, tokenizer);
+): EncodedPrompt {
+  const prompt = encode(request, tokenizer);
+  const { tokens } = prompt;
   checkTokens(tokens, limits.vocabularySize);
   if (tokens.length > limits.contextLength) throw contextFull(tokens.length, limits.contextLength);
-  return tokens;
+  return prompt;
 }
 
 /** Throws `bad-argument` for no tokens, or ids outside the vocabulary. */
@@ -34,9 +41,9 @@ export function checkTokens(tokens: ArrayLike<number>, vocabularySize: number): 
   }
 }
 
-function encode(request: GenerateRequest, tokenizer: Tokenizer | undefined): number[] {
+function encode(request: GenerateRequest, tokenizer: Tokenizer | undefined): EncodedPrompt {
   const { prompt, messages } = request;
-  if (prompt !== undefined && typeof prompt !== "string") return [...prompt];
+  if (prompt !== undefined && typeof prompt !== "string") return { tokens: [...prompt], rendered: undefined };
   if (tokenizer === undefined) throw noTokenizer();
   const special = tokenizer.encode("", { addSpecial: true });
   if (typeof prompt === "string") {
@@ -44,24 +51,26 @@ function encode(request: GenerateRequest, tokenizer: Tokenizer | undefined): num
     // An end token that the tokenizer appends would end the text that is to be continued.
     const ends = special.length > 0 && special[special.length - 1] === tokenizer.eos;
     if (ends && tokens[tokens.length - 1] === tokenizer.eos) tokens.pop();
-    return tokens;
+    return { tokens, rendered: undefined };
   }
-  const text = renderChat(request, tokenizer);
-  const tokens = tokenizer.encode(text, { addSpecial: false, parseSpecial: true });
+  const rendered = renderChat(request, tokenizer);
+  const tokens = tokenizer.encode(rendered, { addSpecial: false, parseSpecial: true });
   // Templates differ in whether they write the begin token themselves.
   const begins = special[0] === tokenizer.bos ? tokenizer.bos : undefined;
   if (messages && begins !== undefined && tokens[0] !== begins) tokens.unshift(begins);
-  return tokens;
+  return { tokens, rendered };
 }
 
-function renderChat({ messages, tools }: GenerateRequest, tokenizer: Tokenizer): string {
+function renderChat({ messages, tools, toolChoice }: GenerateRequest, tokenizer: Tokenizer): string {
   if (tokenizer.renderChat === undefined) {
     throw new LowbitError("bad-argument", "The model has no chat template, so it cannot take messages.", {
       reason: "no-chat-template",
       hint: "It is not made for conversation; give a prompt.",
     });
   }
-  return tokenizer.renderChat(messages ?? [], { addGenerationPrompt: true, ...(tools && { tools }) });
+  // A model that must not call a tool is not shown any.
+  const shown = toolChoice === "none" ? undefined : tools;
+  return tokenizer.renderChat(messages ?? [], { addGenerationPrompt: true, ...(shown && { tools: shown }) });
 }
 
 export function noTokenizer(): LowbitError {

@@ -6,11 +6,10 @@ import {
   LowbitError,
   type ModelConfig,
   type Platform,
-  type TokenBatch,
 } from "@lowbit/core";
 import { createKvCache, type KvCache, type Sequence } from "./kv-cache.ts";
-import { createMutex } from "./mutex.ts";
 import type { MemoryPlan } from "./plan.ts";
+import { createScheduler, type Output } from "./scheduler.ts";
 import type { LoadedWeights } from "./weights.ts";
 
 /** What a runner runs; it owns the backend from here on. */
@@ -24,7 +23,7 @@ export interface RunnerParts {
   readonly weights: LoadedWeights;
 }
 
-/** Runs passes of one model, one at a time, and keeps the books of its cache. */
+/** Runs passes of one model, one at a time, each for whoever waits, and keeps the books of its cache. */
 export interface Runner {
   readonly platform: Platform;
   readonly config: ModelConfig;
@@ -34,70 +33,77 @@ export interface Runner {
   /** Throws `bad-argument`/`disposed`. */
   checkAlive(): void;
   /**
-   * Appends `tokens` to the sequence. `rows` index into `tokens`; the result has a row for each: logits, or hidden states.
-   * Without rows nothing is read back.
+   * Appends `tokens` to the sequence. `rows` index into `tokens` and rise; the result has a row for each: logits, or hidden states.
+   * Without rows nothing is read back. The signal takes effect until the tokens' pass begins.
    */
   step(
     sequence: Sequence,
     tokens: readonly number[],
     rows: readonly number[],
-    output?: "logits" | "hidden",
+    output?: Output,
+    signal?: AbortSignal,
   ): Promise<Float32Array>;
+  status(): RunnerStatus;
   /** Waits for the pass in flight, then frees everything. Idempotent. */
   dispose(): Promise<void>;
+}
+
+/** What a runner is doing at the moment. */
+export interface RunnerStatus {
+  /** Texts in work. */
+  readonly running: number;
+  /** Of those, how many wait for a pass. */
+  readonly waiting: number;
+  /** Passes run since the model was loaded. */
+  readonly passes: number;
+  readonly pages: number;
+  /** Pages of the cache that hold nothing. */
+  readonly freePages: number;
+  /** Memory of the backend in use: weights, cache, activations. */
+  readonly usedBytes: number;
 }
 
 export function createRunner(parts: RunnerParts): Runner {
   const { platform, backend, architecture, config, plan, kv, weights } = parts;
   const { pageTokens, pages } = plan.kv;
   const cache = createKvCache({ pageTokens, pages, contextLength: plan.contextLength });
-  const mutex = createMutex();
   const context = forwardContext(parts);
   let disposed: Promise<void> | undefined;
 
+  const gone = (): LowbitError =>
+    new LowbitError("bad-argument", "The model has been disposed.", {
+      reason: "disposed",
+      hint: "Load it again, or dispose it later.",
+    });
   const checkAlive = (): void => {
-    if (disposed) {
-      throw new LowbitError("bad-argument", "The model has been disposed.", {
-        reason: "disposed",
-        hint: "Load it again, or dispose it later.",
-      });
-    }
+    if (disposed) throw gone();
   };
 
-  const pass = async (
-    sequence: Sequence,
-    tokens: readonly number[],
-    rows: readonly number[],
-    output: "logits" | "hidden",
-  ): Promise<Float32Array> => {
-    cache.reserve(sequence, tokens.length);
-    const start = sequence.tokens.length;
-    const batch: TokenBatch = {
-      tokens: Int32Array.from(tokens),
-      positions: Int32Array.from(tokens, (_, i) => start + i),
-      sequences: new Int32Array(tokens.length),
-      pages: [sequence.pages],
-    };
-    const silent = rows.length === 0;
-    let result: Float32Array;
-    try {
-      // A pass without rows still ends in one, the cheapest: a hidden state is no vocabulary of logits.
-      const wanted = silent ? [tokens.length - 1] : rows;
-      const tensor = architecture.forward(
-        context,
-        batch,
-        Int32Array.from(wanted),
-        silent ? "hidden" : output,
-      );
-      await backend.submit();
-      result = silent ? new Float32Array(0) : await backend.read(tensor);
-    } catch (error) {
-      // Whatever was recorded before the failure must not run as a part of the next pass.
-      await backend.submit().catch(() => undefined);
-      throw error;
-    }
-    cache.append(sequence, tokens);
-    return result;
+  const scheduler = createScheduler({
+    platform,
+    cache,
+    passTokens: plan.passTokens,
+    passRows: plan.passRows,
+    whole: config.causal === false,
+    async run(batch, rows, output) {
+      try {
+        const tensor = architecture.forward(context, batch, rows, output);
+        await backend.submit();
+        return await backend.read(tensor);
+      } catch (error) {
+        // Whatever was recorded before the failure must not run as a part of the next pass.
+        await backend.submit().catch(() => undefined);
+        throw error;
+      }
+    },
+  });
+
+  const free = async (): Promise<void> => {
+    await scheduler.close(gone());
+    for (const weight of weights.linear.values()) backend.free(weight);
+    for (const { tensor } of weights.vectors.values()) backend.free(tensor);
+    backend.free(kv);
+    await backend.dispose();
   };
 
   return {
@@ -109,19 +115,16 @@ export function createRunner(parts: RunnerParts): Runner {
       return disposed !== undefined;
     },
     checkAlive,
-    step(sequence, tokens, rows, output = "logits") {
-      return mutex.run(async () => {
-        checkAlive();
-        return pass(sequence, tokens, rows, output);
-      });
+    step: (sequence, tokens, rows, output = "logits", signal = undefined) =>
+      scheduler.step({ sequence, tokens, rows, output, signal }),
+    status() {
+      checkAlive();
+      const { waiting, passes } = scheduler;
+      const { running, freePages } = cache;
+      return { running, waiting, passes, pages, freePages, usedBytes: backend.memory().usedBytes };
     },
     dispose() {
-      disposed ??= mutex.run(async () => {
-        for (const weight of weights.linear.values()) backend.free(weight);
-        for (const { tensor } of weights.vectors.values()) backend.free(tensor);
-        backend.free(kv);
-        await backend.dispose();
-      });
+      disposed ??= free();
       return disposed;
     },
   };

@@ -1,4 +1,4 @@
-import { LowbitError, type SamplingOptions } from "@lowbit/core";
+import { LowbitError, type SamplingOptions, type TokenConstraint, type TokenLogprob } from "@lowbit/core";
 import {
   allCandidates,
   atLeast,
@@ -17,6 +17,8 @@ export interface Pick {
   readonly id: number;
   /** Natural log of the probability that the model itself gave it: before bias, penalties and temperature. */
   readonly logprob: number | undefined;
+  /** The likeliest tokens by the same measure, best first, if they were asked for. */
+  readonly top?: readonly TokenLogprob[];
 }
 
 /** Chooses tokens for one generation and remembers them for the penalties. */
@@ -26,13 +28,13 @@ export interface Sampler {
 }
 
 /**
- * The steps and their order are llama.cpp's: logit bias, penalties, top-k, typical, top-p, min-p, temperature, draw.
+ * A constraint comes first; then the steps and their order are llama.cpp's: logit bias, penalties, top-k, typical, top-p, min-p, temperature, draw.
  * Penalties look at the prompt too. Temperature 0 takes the best token after bias and penalties, ties to the lower id.
  */
 export function createSampler(
   settings: SamplingSettings,
   prompt: readonly number[],
-  options: { logprobs?: boolean } = {},
+  options: { logprobs?: boolean; topLogprobs?: number; constraint?: TokenConstraint } = {},
 ): Sampler {
   const random = createRandom(settings.seed);
   const recent = createRecent(settings.penaltyWindow, prompt);
@@ -41,11 +43,18 @@ export function createSampler(
       checkFinite(logits);
       const raw = options.logprobs ? logSumExp(logits) : 0;
       const before = options.logprobs ? logits.slice() : undefined;
+      options.constraint?.mask(logits);
       applyBias(logits, settings.logitBias);
       applyPenalties(logits, settings, recent.counts);
       const id = settings.temperature === 0 ? best(logits) : draw(logits, settings, random.next());
       recent.add(id);
-      return { id, logprob: before && (before[id] ?? 0) - raw };
+      options.constraint?.accept(id);
+      const logprob = before && (before[id] ?? 0) - raw;
+      const { topLogprobs = 0 } = options;
+      if (before === undefined || topLogprobs === 0) return { id, logprob };
+      const likeliest = largest(allCandidates(before), topLogprobs);
+      const top = Array.from(likeliest.ids, (id) => ({ id, logprob: (before[id] ?? 0) - raw }));
+      return { id, logprob, top };
     },
   };
 }
@@ -89,7 +98,9 @@ function best(logits: Float32Array): number {
 }
 
 function allForbidden(): LowbitError {
-  return new LowbitError("bad-argument", "logitBias forbids every token.", { reason: "logitBias" });
+  return new LowbitError("bad-argument", "logitBias forbids every token that may come next.", {
+    reason: "logitBias",
+  });
 }
 
 function applyBias(logits: Float32Array, bias: Readonly<Record<number, number>>): void {

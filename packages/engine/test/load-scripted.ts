@@ -1,3 +1,4 @@
+import type { CreateGrammar, Tokenizer } from "@lowbit/core";
 import { createEngine, type Engine, type LoadOptions, type Model } from "../src/index.ts";
 import {
   byteTokenizer,
@@ -18,6 +19,9 @@ export interface ScriptedOptions {
   backend?: ScriptedBackendOptions;
   format?: ScriptedFormatOptions;
   memoryLimitBytes?: number;
+  createGrammar?: CreateGrammar;
+  /** What the tokenizer has beyond bytes. */
+  tokenizer?: Partial<Tokenizer>;
 }
 
 export interface Scripted {
@@ -36,7 +40,8 @@ export function scripted(options: ScriptedOptions = {}): Scripted {
     backends: [backend],
     plugins: [{ name: "scripted", apiVersion: 1, formats: [format] }],
     architectures: [scriptedArchitecture(options.script)],
-    createTokenizer: byteTokenizer,
+    createTokenizer: () => ({ ...byteTokenizer(), ...options.tokenizer }),
+    ...(options.createGrammar && { createGrammar: options.createGrammar }),
   });
   return { engine, backend, format, load: (load) => engine.load(scriptedFile, load) };
 }

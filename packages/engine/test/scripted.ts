@@ -299,6 +299,7 @@ export function byteTokenizer(): Tokenizer {
       return addSpecial ? [beginToken, ...ids] : ids;
     },
     decode: (ids) => new TextDecoder().decode(Uint8Array.from(ids.filter((id) => id < 256))),
+    bytes: (id) => (id < 256 ? Uint8Array.of(id) : new Uint8Array(0)),
     token: (id) => String(id),
     id: () => undefined,
     isSpecial: (id) => id >= 256,

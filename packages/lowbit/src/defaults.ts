@@ -6,11 +6,12 @@ import { createEngine, type Engine } from "@lowbit/engine";
 import { exl2 } from "@lowbit/exl2";
 import { gguf } from "@lowbit/gguf";
 import { gptq } from "@lowbit/gptq";
+import { createGrammar } from "@lowbit/grammar";
 import { hqq } from "@lowbit/hqq";
 import { reference } from "@lowbit/kernels-reference";
 import { wasm } from "@lowbit/kernels-wasm";
 import { architectures } from "@lowbit/models";
-import { platform } from "@lowbit/platform";
+import { type PlatformOptions, platform } from "@lowbit/platform";
 import { safetensors } from "@lowbit/safetensors";
 import { createTokenizer } from "@lowbit/tokenizers";
 
@@ -20,12 +21,13 @@ export function defaultPlugins(): Plugin[] {
 }
 
 /** An engine with everything in this package: SIMD kernels first, then the reference in TypeScript. */
-export function defaultEngine(): Engine {
+export function defaultEngine(options: PlatformOptions = {}): Engine {
   return createEngine({
-    platform: platform(),
+    platform: platform(options),
     backends: [wasm(), reference()],
     plugins: defaultPlugins(),
     architectures,
     createTokenizer,
+    createGrammar,
   });
 }

@@ -1,9 +1,9 @@
-import { randomUUID } from "node:crypto";
-import { lstat, open, readdir, readFile, realpath, rename, rm, rmdir, writeFile } from "node:fs/promises";
+import { lstat, open, readdir, realpath, rename, rm, rmdir } from "node:fs/promises";
 import { dirname, join, resolve, sep } from "node:path";
 import { fileURLToPath } from "node:url";
 import { LowbitError, type OutputPlace } from "@lowbit/core";
 import { writableFolder, writeError } from "./node-folder.ts";
+import { takeLock } from "./node-lock.ts";
 
 export interface OutputOptions {
   /** Replace a file, or a folder that holds a model and nothing else. @default false */
@@ -112,45 +112,14 @@ async function kindAt(path: string): Promise<"file" | "folder" | "other" | undef
   return info.isFile() || info.isSymbolicLink() ? "file" : "other";
 }
 
-/** Tells locks of this process from those of an earlier one that had the same number. */
-const instance: string = randomUUID();
-
 /** Takes the lock, over a dead process if need be; returns what frees it. */
 async function lock(path: string, target: string): Promise<() => Promise<void>> {
-  const mine = JSON.stringify({ pid: process.pid, instance });
-  for (let attempts = 0; ; attempts++) {
-    try {
-      await writeFile(path, mine, { flag: "wx" });
-      break;
-    } catch (error) {
-      if ((error as { code?: string }).code !== "EEXIST") throw writeError(path, error);
-    }
-    if (attempts === 3 || (await isHeld(path))) {
-      throw new LowbitError("bad-argument", `${target} is being written by another run.`, {
-        reason: "in-use",
-        hint: `Wait for it; if there is none, remove ${path}.`,
-      });
-    }
-    await rm(path, { force: true });
-  }
-  let held = true;
-  return async () => {
-    if (held) await rm(path, { force: true });
-    held = false;
-  };
-}
-
-async function isHeld(path: string): Promise<boolean> {
-  try {
-    const owner = JSON.parse(await readFile(path, "utf8")) as { pid?: number; instance?: string };
-    if (owner.pid === process.pid) return owner.instance === instance;
-    if (owner.pid === undefined || !(owner.pid > 0)) return false;
-    process.kill(owner.pid, 0);
-    return true;
-  } catch (error) {
-    // EPERM: it lives, as another user's. A torn or vanished lock is nobody's.
-    return (error as { code?: string }).code === "EPERM";
-  }
+  const free = await takeLock(path);
+  if (free !== undefined) return free;
+  throw new LowbitError("bad-argument", `${target} is being written by another run.`, {
+    reason: "in-use",
+    hint: `Wait for it; if there is none, remove ${path}.`,
+  });
 }
 
 /** Makes a rename last over a loss of power, where the system can. */

@@ -1,40 +1,37 @@
-import { type ByteSource, checkRange, type FileSet, LowbitError, memorySource } from "@lowbit/core";
+import { type ByteSource, checkRange, LowbitError, memorySource } from "@lowbit/core";
+import type { KeyedFiles } from "./cached.ts";
+import {
+  changed,
+  createRetry,
+  displayUrl,
+  type Exchange,
+  interrupted,
+  join,
+  type RemoteOptions,
+  request,
+  type Settings,
+  settingsOf,
+  type Target,
+  tooLong,
+} from "./http.ts";
 import { siblingUrl } from "./names.ts";
 
-export interface RemoteOptions {
-  /**
-   * Most bytes of a file that is fetched whole, because its server does not answer Range requests.
-   * @default 1 GiB
-   */
-  maxStreamedBytes?: number;
-  /** Tries of one request when the network or the server (5xx, 429) fails. @default 3 */
-  attempts?: number;
-  /** Pause before the second try; doubles with each further one. @default 250 */
-  retryDelayMs?: number;
-  /** @default globalThis.fetch */
-  fetch?: typeof fetch;
+/** A source whose bytes come in order only: reading anywhere takes them all into memory. */
+export interface StreamedSource extends ByteSource {
+  /** All bytes, in parts. Throws where they are not `size`. */
+  stream(signal?: AbortSignal): AsyncGenerator<Uint8Array, void>;
 }
 
-type Settings = Required<RemoteOptions>;
-
-/** What an HTTP server said about a file. `response` is open: its body has not been read. */
-interface Probe {
-  readonly response: Response;
-  readonly size: number | undefined;
-  readonly ranges: boolean;
+export function isStreamed(source: ByteSource): source is StreamedSource {
+  return "stream" in source;
 }
 
 /**
  * The file behind a URL and its siblings in the same folder. Nothing is fetched before `open`. HTTP cannot list a folder,
  * so `list` names only the entry; formats open what they need by name.
  */
-export function remoteFiles(url: URL, options: RemoteOptions = {}): FileSet {
-  const settings: Settings = {
-    maxStreamedBytes: options.maxStreamedBytes ?? 2 ** 30,
-    attempts: options.attempts ?? 3,
-    retryDelayMs: options.retryDelayMs ?? 250,
-    fetch: options.fetch ?? globalThis.fetch.bind(globalThis),
-  };
+export function remoteFiles(url: URL, options: RemoteOptions = {}): KeyedFiles {
+  const settings = settingsOf(options);
   const name = displayUrl(url);
   const last = url.pathname.slice(url.pathname.lastIndexOf("/") + 1);
   const opaque = url.protocol === "blob:" || url.protocol === "data:";
@@ -47,92 +44,89 @@ export function remoteFiles(url: URL, options: RemoteOptions = {}): FileSet {
   }
   return {
     name,
+    ...(!opaque && { key: new URL(`./${url.search}`, url).href }),
     entry,
     list: () => Promise.resolve([entry]),
     async open(file, signal) {
-      return openRemote(file === entry ? url : siblingUrl(url, file, name), settings, signal);
+      const place = file === entry ? url : siblingUrl(url, file, name);
+      return openTarget({ url: place, name: displayUrl(place) }, settings, signal);
     },
   };
 }
 
-/** Opens one URL: by ranges where the server can, else fetched whole up to the limit. */
-async function openRemote(url: URL, settings: Settings, signal?: AbortSignal): Promise<ByteSource> {
-  const name = displayUrl(url);
-  const { response, size, ranges } = await probe(url, name, settings, signal);
-  if (ranges && size !== undefined) {
-    await response.body?.cancel();
-    return rangeSource(url, name, size, response.headers.get("etag"), settings);
-  }
-  const { maxStreamedBytes } = settings;
-  if (size !== undefined && size > maxStreamedBytes) {
-    await response.body?.cancel();
-    throw tooLarge(name, size, maxStreamedBytes);
-  }
-  const bytes = await collect(response, name, size, maxStreamedBytes, signal);
-  return memorySource(bytes, name);
-}
-
-/** One request for the first byte tells size, range support and whether the file exists. */
-async function probe(url: URL, name: string, settings: Settings, signal?: AbortSignal): Promise<Probe> {
-  const response = await request(url, name, "bytes=0-0", settings, signal);
+/** Opens one URL: by ranges where the server can, else as a stream. */
+export async function openTarget(
+  target: Target,
+  settings: Settings,
+  signal?: AbortSignal,
+): Promise<ByteSource> {
+  // One request for the first byte tells size, range support and whether the file exists.
+  const exchange = await request(target, { range: "bytes=0-0" }, settings, signal);
+  const { response } = exchange;
+  const version = versionOf(response);
   if (response.status === 206) {
-    const total = contentRange(response)?.total;
-    if (total !== undefined) return { response, size: total, ranges: true };
-    await response.body?.cancel();
-    throw new LowbitError(
-      "file-corrupt",
-      `${name}: the server answered a Range request without a total size.`,
-      {
-        reason: "content-range",
-      },
-    );
+    await exchange.cancel();
+    const range = contentRange(response);
+    if (range !== undefined) return rangeSource(target, range.total, version, settings);
+    const what = `${target.name}: the server answered a Range request without a total size.`;
+    throw new LowbitError("file-corrupt", what, { reason: "content-range" });
   }
   if (response.status === 416) {
-    await response.body?.cancel();
-    return { response: new Response(null), size: 0, ranges: false };
+    await exchange.cancel();
+    if (response.headers.get("content-range") === "bytes */0")
+      return memorySource(new Uint8Array(0), target.name);
+    throw interrupted(target.name, "the server refused to send the first byte");
   }
-  const length = response.headers.get("content-length");
-  // With a content encoding the header counts compressed bytes.
-  const encoded = response.headers.get("content-encoding") !== null;
-  const known = length !== null && !encoded && /^\d{1,15}$/.test(length);
-  return { response, size: known ? Number(length) : undefined, ranges: false };
+  const size = announcedSize(response);
+  if (size !== undefined) return streamedSource(target, exchange, size, version, settings);
+  const bytes = await collect(target.name, exchange.chunks(signal), settings.maxStreamedBytes);
+  return { ...memorySource(bytes, target.name), ...(version !== undefined && { version }) };
 }
 
 function rangeSource(
-  url: URL,
-  name: string,
+  target: Target,
   size: number,
-  etag: string | null,
+  version: string | undefined,
   settings: Settings,
 ): ByteSource {
+  const { name } = target;
   const closing = new AbortController();
   return {
     name,
     size,
+    ...(version !== undefined && { version }),
     async read(offset, length, signal) {
       checkRange({ name, size }, offset, length);
       if (closing.signal.aborted) throw closed(name);
-      if (length === 0) return new Uint8Array(0);
-      const both = signal ? AbortSignal.any([signal, closing.signal]) : closing.signal;
-      const range = `bytes=${offset}-${offset + length - 1}`;
-      for (let attempt = 1; ; attempt++) {
-        const response = await request(url, name, range, settings, both);
-        const got = contentRange(response);
-        const changed = etag !== null && response.headers.get("etag") !== etag;
-        if (response.status !== 206 || got?.start !== offset || got.total !== size || changed) {
-          await response.body?.cancel();
-          throw new LowbitError("file-corrupt", `${name} changed on the server while it was being read.`, {
-            reason: "changed",
-            hint: "Load the model again.",
-          });
+      const out = new Uint8Array(length);
+      if (length === 0) return out;
+      const link = linked(closing.signal, signal);
+      const retry = createRetry(settings, link.signal);
+      try {
+        for (let filled = 0; filled < length; ) {
+          const start = offset + filled;
+          const range = `bytes=${start}-${offset + length - 1}`;
+          const exchange = await request(target, { range }, settings, link.signal);
+          if (!continues(exchange.response, start, size, version)) {
+            await exchange.cancel();
+            throw refusal(name, exchange.response, version);
+          }
+          const before = filled;
+          try {
+            for await (const chunk of exchange.chunks(link.signal)) {
+              if (filled + chunk.length > length) throw tooLong(name, length);
+              out.set(chunk, filled);
+              filled += chunk.length;
+            }
+            if (filled < length)
+              throw interrupted(name, `the server sent ${filled - before} of ${length - before} bytes`);
+          } catch (error) {
+            await retry(error, filled - before);
+          }
         }
-        try {
-          return await collect(response, name, length, length, both);
-        } catch (error) {
-          // A connection that breaks inside the body is worth another try; anything else is not.
-          if (both.aborted || attempt >= settings.attempts || !isInterrupted(error)) throw error;
-          await pause(settings.retryDelayMs * 2 ** (attempt - 1), both);
-        }
+        return out;
+      } finally {
+        link.release();
       }
     },
     close() {
@@ -142,97 +136,159 @@ function rangeSource(
   };
 }
 
-/** A response with status 200, 206 or 416; anything else is an error. Retries what may pass by itself. */
-async function request(
-  url: URL,
-  name: string,
-  range: string,
-  settings: Settings,
-  signal: AbortSignal | undefined,
-): Promise<Response> {
-  for (let attempt = 1; ; attempt++) {
-    let failure: LowbitError;
-    try {
-      const response = await settings.fetch(url, { headers: { range }, signal: signal ?? null });
-      if (response.ok || response.status === 416) return response;
-      await response.body?.cancel();
-      failure = httpError(name, response.status);
-      if (response.status < 500 && response.status !== 429) throw failure;
-    } catch (error) {
-      if (signal?.aborted) throw aborted(name, signal);
-      if (LowbitError.is(error)) throw error;
-      failure = new LowbitError("not-found", `${name} could not be fetched: ${reasonOf(error)}.`, {
-        reason: "network",
-        hint: "Check the address and the connection.",
-        cause: error,
-      });
-    }
-    if (attempt >= settings.attempts) throw failure;
-    await pause(settings.retryDelayMs * 2 ** (attempt - 1), signal);
-  }
+function continues(response: Response, start: number, size: number, version: string | undefined): boolean {
+  const range = contentRange(response);
+  return (
+    response.status === 206 &&
+    range?.start === start &&
+    range.total === size &&
+    versionOf(response) === version
+  );
 }
 
-/** The body's bytes: exactly `size` if that is known, and never more than `limit`. */
-async function collect(
-  response: Response,
-  name: string,
-  size: number | undefined,
-  limit: number,
-  signal: AbortSignal | undefined,
-): Promise<Uint8Array> {
-  const reader = response.body?.getReader();
-  let out = new Uint8Array(size ?? 65536);
-  let filled = 0;
-  try {
-    for (;;) {
-      const part = reader ? await reader.read() : { done: true as const, value: undefined };
-      if (part.done) break;
-      const end = filled + part.value.length;
-      if (end > (size ?? limit)) {
-        await reader?.cancel();
-        if (size === undefined) throw tooLarge(name, undefined, limit);
-        throw new LowbitError(
-          "file-corrupt",
-          `${name}: the server sent more than the ${size} bytes it announced.`,
-          {
-            reason: "content-length",
-          },
-        );
+function refusal(name: string, response: Response, version: string | undefined): LowbitError {
+  if (response.status !== 200 || versionOf(response) !== version) return changed(name);
+  return new LowbitError("file-corrupt", `${name}: the server sent the whole file for a part of it.`, {
+    reason: "range-ignored",
+    hint: "Serve the file from a host that supports Range throughout.",
+  });
+}
+
+/** The open response of the first request is the first stream; every further one is a new request. */
+function streamedSource(
+  target: Target,
+  first: Exchange,
+  size: number,
+  version: string | undefined,
+  settings: Settings,
+): StreamedSource {
+  const { name } = target;
+  let opened: Exchange | undefined = first;
+  let whole: Promise<Uint8Array> | undefined;
+  let isClosed = false;
+  const next = async (signal: AbortSignal | undefined): Promise<Exchange> => {
+    const exchange = opened ?? (await request(target, {}, settings, signal));
+    const { response } = exchange;
+    const same = exchange === opened || (announcedSize(response) === size && versionOf(response) === version);
+    opened = undefined;
+    if (same) return exchange;
+    await exchange.cancel();
+    throw changed(name);
+  };
+  async function* stream(signal?: AbortSignal): AsyncGenerator<Uint8Array, void> {
+    if (isClosed) throw closed(name);
+    const retry = createRetry(settings, signal);
+    for (let done = 0; done < size || opened !== undefined; ) {
+      const exchange = await next(signal);
+      const before = done;
+      let at = 0;
+      try {
+        for await (const chunk of exchange.chunks(signal)) {
+          at += chunk.length;
+          if (at > size) throw tooLong(name, size);
+          if (at > done) yield chunk.subarray(Math.max(0, chunk.length - (at - done)));
+          done = Math.max(done, at);
+        }
+        if (at < size) throw interrupted(name, `the server sent ${at} of ${size} bytes`);
+        return;
+      } catch (error) {
+        // Without a version the second half might be another file's.
+        if (done > 0 && version === undefined) throw error;
+        await retry(error, done - before);
       }
-      if (end > out.length) {
-        const larger = new Uint8Array(Math.min(limit, Math.max(end, out.length * 2)));
-        larger.set(out.subarray(0, filled));
-        out = larger;
-      }
-      out.set(part.value, filled);
-      filled = end;
     }
-  } catch (error) {
-    if (signal?.aborted) throw aborted(name, signal);
-    if (LowbitError.is(error)) throw error;
-    throw new LowbitError("file-corrupt", `${name}: the connection broke after ${filled} bytes.`, {
-      reason: "interrupted",
-      cause: error,
-    });
   }
-  if (size !== undefined && filled !== size) {
-    throw new LowbitError("file-corrupt", `${name}: the server sent ${filled} of ${size} bytes.`, {
-      reason: "interrupted",
-    });
+  return {
+    name,
+    size,
+    ...(version !== undefined && { version }),
+    stream,
+    async read(offset, length, signal) {
+      checkRange({ name, size }, offset, length);
+      if (isClosed) throw closed(name);
+      if (size > settings.maxStreamedBytes) throw tooLarge(name, size, settings.maxStreamedBytes);
+      if (whole === undefined) {
+        whole = collect(name, stream(signal), size, size);
+        // A read that was aborted must not fail the next one.
+        whole.catch(() => {
+          whole = undefined;
+        });
+      }
+      return (await whole).subarray(offset, offset + length);
+    },
+    async close() {
+      isClosed = true;
+      whole = undefined;
+      await opened?.cancel();
+      opened = undefined;
+    },
+  };
+}
+
+/** All chunks in one array: of `size` bytes where that is known, else of at most `limit`. */
+async function collect(
+  name: string,
+  chunks: AsyncIterable<Uint8Array>,
+  limit: number,
+  size?: number,
+): Promise<Uint8Array> {
+  if (size !== undefined) {
+    const bytes = new Uint8Array(size);
+    let filled = 0;
+    for await (const chunk of chunks) {
+      bytes.set(chunk, filled);
+      filled += chunk.length;
+    }
+    return bytes;
   }
-  return size === undefined ? out.slice(0, filled) : out;
+  const parts: Uint8Array[] = [];
+  let length = 0;
+  for await (const chunk of chunks) {
+    length += chunk.length;
+    if (length > limit) throw tooLarge(name, undefined, limit);
+    parts.push(chunk);
+  }
+  return join(parts, length);
+}
+
+/** A signal that either of two fires, which leaves nothing behind on them. */
+function linked(
+  first: AbortSignal,
+  second: AbortSignal | undefined,
+): { signal: AbortSignal; release(): void } {
+  const control = new AbortController();
+  const both = second === undefined ? [first] : [first, second];
+  const stop = (): void => control.abort(both.find((signal) => signal.aborted)?.reason);
+  for (const signal of both) {
+    if (signal.aborted) stop();
+    signal.addEventListener("abort", stop);
+  }
+  return {
+    signal: control.signal,
+    release() {
+      for (const signal of both) signal.removeEventListener("abort", stop);
+    },
+  };
+}
+
+/** A time of last change is as coarse as a second. */
+function versionOf(response: Response): string | undefined {
+  const etag = response.headers.get("etag");
+  if (etag !== null) return etag;
+  const changedAt = response.headers.get("last-modified");
+  return changedAt === null ? undefined : `W/${changedAt}`;
+}
+
+/** With a content encoding the header counts compressed bytes. */
+function announcedSize({ headers }: Response): number | undefined {
+  const length = headers.get("content-length");
+  const known = length !== null && headers.get("content-encoding") === null && /^\d{1,15}$/.test(length);
+  return known ? Number(length) : undefined;
 }
 
 function contentRange(response: Response): { start: number; total: number } | undefined {
   const match = /^bytes (\d{1,15})-\d{1,15}\/(\d{1,15})$/.exec(response.headers.get("content-range") ?? "");
   return match ? { start: Number(match[1]), total: Number(match[2]) } : undefined;
-}
-
-/** Without credentials and query, which may hold a signature. */
-export function displayUrl(url: URL): string {
-  if (url.protocol === "data:") return "data: URL";
-  if (url.protocol === "blob:") return "blob: URL";
-  return `${url.protocol}//${url.host}${url.pathname}`;
 }
 
 function decodeName(encoded: string): string {
@@ -243,59 +299,18 @@ function decodeName(encoded: string): string {
   }
 }
 
-function httpError(name: string, status: number): LowbitError {
-  const denied = status === 401 || status === 403;
-  const hint = denied
-    ? "The file needs access rights, or its signed address has expired."
-    : "Check the address.";
-  return new LowbitError("not-found", `${name}: the server answered ${status}.`, {
-    reason: `http-${status}`,
-    hint,
-  });
-}
-
 function tooLarge(name: string, size: number | undefined, limit: number): LowbitError {
   const what = size === undefined ? "is larger" : `has ${size} bytes, more`;
   return new LowbitError(
     "out-of-memory",
-    `${name}: the server does not answer Range requests, and the file ${what} than the ${limit} bytes that may be fetched whole.`,
+    `${name}: the server does not answer Range requests, and the file ${what} than the ${limit} bytes that may be kept whole.`,
     {
       reason: "range-unsupported",
-      hint: "Serve the file from a host that supports Range, or download it first.",
+      hint: "Serve the file from a host that supports Range, cache it, or download it first.",
     },
   );
 }
 
 function closed(name: string): LowbitError {
   return new LowbitError("bad-argument", `${name} was read after it was closed.`, { reason: "closed" });
-}
-
-function aborted(name: string, signal: AbortSignal): LowbitError {
-  if (LowbitError.is(signal.reason)) return signal.reason;
-  return new LowbitError("aborted", `Reading ${name} was aborted.`, {
-    reason: "aborted",
-    cause: signal.reason,
-  });
-}
-
-function isInterrupted(error: unknown): boolean {
-  return LowbitError.is(error) && error.reason === "interrupted";
-}
-
-function reasonOf(error: unknown): string {
-  const cause = error instanceof Error && error.cause instanceof Error ? error.cause : error;
-  return cause instanceof Error ? cause.message : String(cause);
-}
-
-function pause(milliseconds: number, signal: AbortSignal | undefined): Promise<void> {
-  return new Promise((resolve) => {
-    const done = (): void => {
-      clearTimeout(timer);
-      signal?.removeEventListener("abort", done);
-      resolve();
-    };
-    // The next request notices the abort.
-    const timer = setTimeout(done, milliseconds);
-    signal?.addEventListener("abort", done);
-  });
 }

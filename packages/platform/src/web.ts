@@ -1,10 +1,17 @@
 import { type FileSet, LowbitError, type OutputPlace, type Platform } from "@lowbit/core";
+import type { CacheStore } from "./cache-store.ts";
+import { displayUrl } from "./http.ts";
+import { type NetworkOptions, networkFiles, storeOf } from "./locations.ts";
 import { schemeOf, unknownScheme } from "./names.ts";
-import { displayUrl, type RemoteOptions, remoteFiles } from "./remote.ts";
+import { opfsCache } from "./opfs-cache.ts";
+import { webCache } from "./web-cache.ts";
 
-export type { RemoteOptions } from "./remote.ts";
+export * from "./sources.ts";
+export type { NetworkOptions };
 
-export interface PlatformOptions extends RemoteOptions {
+export interface PlatformOptions extends Omit<NetworkOptions, "cache"> {
+  /** Keeps what `hf:` and `http(s):` locations hold; true is `defaultCache()`. @default false */
+  cache?: boolean | CacheStore;
   /**
    * Memory that a model may take.
    * @default half of what `navigator.deviceMemory` tells, else 2 GiB; in Workers, 100 MiB of their 128
@@ -12,24 +19,54 @@ export interface PlatformOptions extends RemoteOptions {
   memoryLimitBytes?: number;
 }
 
+/** How one of the runtimes with web APIs only differs from the others. */
+interface Traits {
+  readonly name: string;
+  readonly memoryLimitBytes: number;
+  /** A module from bytes; else the build must have it as a module. */
+  readonly canCompile: boolean;
+}
+
 const mebibyte = 2 ** 20;
 
-/** Browsers, Workers and other runtimes with web APIs only. */
+/** Browsers (windows and workers) and other runtimes with web APIs only. */
 export function platform(options: PlatformOptions = {}): Platform {
   const name = runtimeName();
+  if (name === "workerd") return webPlatform(isolate(name), options);
+  return webPlatform({ name, memoryLimitBytes: deviceMemory(), canCompile: true }, options);
+}
+
+/** Isolates of 128 MiB, in which nothing is compiled. */
+export function isolate(name: string): Traits {
+  return { name, memoryLimitBytes: 100 * mebibyte, canCompile: false };
+}
+
+export function webPlatform(traits: Traits, options: PlatformOptions): Platform {
+  const { cache: wanted, memoryLimitBytes = traits.memoryLimitBytes, ...rest } = options;
+  const cache = storeOf(wanted, defaultCache);
+  const network = { ...rest, ...(cache && { cache }) };
   return {
-    name,
+    name: traits.name,
     files(location, signal): Promise<FileSet> {
       return attempt(() => {
         if (signal?.aborted) throw new LowbitError("aborted", "Loading was aborted.", { reason: "aborted" });
-        return remoteFiles(toUrl(location), options);
+        return networkFiles(toLocation(location), network);
       });
     },
-    wasm: (url, signal) => compile(url, options.fetch ?? globalThis.fetch.bind(globalThis), signal),
+    wasm(url, signal) {
+      if (!traits.canCompile) return Promise.reject(cannotCompile(traits.name));
+      return compile(url, options.fetch ?? globalThis.fetch.bind(globalThis), signal);
+    },
     now: () => performance.now(),
     yield: turn,
-    memoryLimitBytes: options.memoryLimitBytes ?? defaultMemoryLimit(name),
+    memoryLimitBytes,
   };
+}
+
+/** The origin private file system where there is one, else the Cache API. */
+export function defaultCache(): CacheStore {
+  const { navigator } = globalThis as { navigator?: { storage?: { getDirectory?: unknown } } };
+  return navigator?.storage?.getDirectory === undefined ? webCache() : opfsCache();
 }
 
 export interface OutputOptions {
@@ -51,8 +88,10 @@ function attempt<T>(body: () => T): Promise<T> {
   return new Promise((resolve) => resolve(body()));
 }
 
-function toUrl(location: string | URL): URL {
-  const known = ["an http(s): or blob: URL", "a path relative to the page", "a Blob", "a Uint8Array"];
+function toLocation(location: string | URL): URL | string {
+  if (schemeOf(String(location)) === "hf") return String(location);
+  const known = ["hf:org/repository", "an http(s): or blob: URL", "a path relative to the page", "a Blob"];
+  known.push("a Uint8Array", "r2Files()", "kvFiles()", "assetFiles()");
   const base = (globalThis as { location?: { href?: string } }).location?.href;
   let url: URL;
   try {
@@ -64,6 +103,13 @@ function toUrl(location: string | URL): URL {
     throw unknownScheme(schemeOf(String(location)) === undefined ? url.href : String(location), known);
   }
   return url;
+}
+
+function cannotCompile(name: string): LowbitError {
+  return new LowbitError("backend-unavailable", `${name} compiles no WebAssembly at run time.`, {
+    reason: "no-compile",
+    hint: `Bundle with the condition "${name}", under which kernels import their modules, or hand them over: wasm({ modules }).`,
+  });
 }
 
 /** Compiles while the bytes arrive; where the server sends another MIME type, from the whole file. */
@@ -108,8 +154,7 @@ function runtimeName(): string {
   return navigator?.userAgent === "Cloudflare-Workers" ? "workerd" : "browser";
 }
 
-function defaultMemoryLimit(name: string): number {
-  if (name === "workerd") return 100 * mebibyte;
+function deviceMemory(): number {
   const { navigator } = globalThis as { navigator?: { deviceMemory?: number } };
   const gibibytes = navigator?.deviceMemory;
   return gibibytes === undefined ? 2048 * mebibyte : gibibytes * 512 * mebibyte;

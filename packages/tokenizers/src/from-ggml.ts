@@ -70,6 +70,7 @@ export function tokenizerFromGgml(metadata: ReadonlyMap<string, unknown>): Token
     ...(template === undefined
       ? {}
       : {
+          chatTemplate: template,
           renderChat: chatTemplate(template, {
             bos: text(bos),
             eos: text(eos),

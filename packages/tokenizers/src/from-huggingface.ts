@@ -43,6 +43,7 @@ export function tokenizerFromHuggingFace(
     ...(template === undefined
       ? {}
       : {
+          chatTemplate: template,
           renderChat: chatTemplate(template, {
             bos: text("bos_token"),
             eos: text("eos_token"),

@@ -21,6 +21,8 @@ export interface TokenizerParts {
   /** Ids put before and after a text when special tokens are added. */
   readonly prefix: readonly number[];
   readonly suffix: readonly number[];
+  /** Its source, beside its renderer. */
+  readonly chatTemplate?: string;
   readonly renderChat?: (messages: readonly ChatMessage[], options?: ChatTemplateOptions) => string;
 }
 
@@ -55,12 +57,15 @@ export function assembleTokenizer(parts: TokenizerParts): Tokenizer {
   /** Decoded so far, by id. */
   const known: (Uint8Array | undefined)[] = [];
   const bytesOf = (id: number, special: boolean): Uint8Array => {
+    if (!special && vocabulary.isSpecial(id)) return nothing;
+    known[id] ??= readBytes(id);
+    return known[id];
+  };
+  const readBytes = (id: number): Uint8Array => {
     const type = vocabulary.type(id);
     if (type === undefined) throw noSuchToken(id, vocabulary.size);
-    if (!special && vocabulary.isSpecial(id)) return nothing;
     const literal = vocabulary.isSpecial(id) || type === TokenType.userDefined;
-    known[id] ??= literal ? model.literalBytes(id) : model.bytes(id);
-    return known[id];
+    return literal ? model.literalBytes(id) : model.bytes(id);
   };
   /** Bytes of one id after another, without the space that encoding put first. */
   const reader = (special: boolean): ((id: number) => Uint8Array) => {
@@ -102,10 +107,13 @@ export function assembleTokenizer(parts: TokenizerParts): Tokenizer {
     endTokens: parts.endTokens,
     encode,
     decode,
+    // Not from `known`: whoever asks goes over the whole vocabulary once.
+    bytes: (id, options = {}) => (vocabulary.isSpecial(id) && !options.special ? nothing : readBytes(id)),
     token: (id) => vocabulary.tokens[id],
     id: (token) => vocabulary.id(token),
     isSpecial: (id) => vocabulary.isSpecial(id),
     stream,
+    ...(parts.chatTemplate === undefined ? {} : { chatTemplate: parts.chatTemplate }),
     ...(parts.renderChat === undefined ? {} : { renderChat: parts.renderChat }),
   };
 }

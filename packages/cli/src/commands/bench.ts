@@ -5,7 +5,7 @@ import type { Model } from "lowbit";
 import { formatBytes, formatPairs } from "../format.ts";
 import { type Io, writeJson } from "../io.ts";
 import { interruptible, loadModel, modelLabel } from "../model.ts";
-import { addLoadOptions, type LoadFlags, parseCount } from "../options.ts";
+import { addCacheOption, addLoadOptions, type LoadFlags, parseCount } from "../options.ts";
 import { createProgress } from "../progress.ts";
 
 interface BenchFlags extends LoadFlags {
@@ -20,13 +20,13 @@ interface BenchFlags extends LoadFlags {
 export function benchCommand(io: Io): Command {
   const command = new Command("bench")
     .description("how fast a model loads, reads and writes, or its perplexity on a text")
-    .argument("[model]", "file, folder or URL of a model (default: pico)")
+    .argument("[model]", "file, folder, URL or hf:org/repository of a model (default: pico)")
     .option("--prompt-tokens <count>", "tokens to read", parseCount, 128)
     .option("--tokens <count>", "tokens to write", parseCount, 64)
     .option("--repeat <count>", "measured rounds, after one to warm up; medians are reported", parseCount, 3)
     .option("--perplexity <file>", "measure the perplexity on this text instead, as llama-perplexity does")
     .option("--chunk <tokens>", "tokens in a chunk of the perplexity measurement", parseCount, 256);
-  return addLoadOptions(command)
+  return addCacheOption(addLoadOptions(command))
     .option("--json", "print one JSON object")
     .action((model: string | undefined, flags: BenchFlags) => bench(io, model, flags));
 }

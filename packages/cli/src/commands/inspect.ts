@@ -16,7 +16,7 @@ const maxTextLength = 100;
 export function inspectCommand(io: Io): Command {
   const command = new Command("inspect")
     .description("what a model is and what it will take, without reading its weights")
-    .argument("[model]", "file, folder or URL of a model (default: pico)")
+    .argument("[model]", "file, folder, URL or hf:org/repository of a model (default: pico)")
     .option("--metadata", "list the file's own metadata too");
   return addLoadOptions(command)
     .option("--json", "print one JSON object")

@@ -6,6 +6,7 @@ import { terminalText } from "../format.ts";
 import { type Io, readAll, writeJson } from "../io.ts";
 import { interruptible, loadModel, modelLabel } from "../model.ts";
 import {
+  addCacheOption,
   addLoadOptions,
   addSamplingOptions,
   type LoadFlags,
@@ -27,13 +28,16 @@ interface RunFlags extends LoadFlags, SamplingFlags {
 export function runCommand(io: Io): Command {
   const command = new Command("run")
     .description("answer one prompt, or chat")
-    .argument("[model]", "file, folder or URL of a model (default: pico, which comes with lowbit)")
+    .argument(
+      "[model]",
+      "file, folder, URL or hf:org/repository of a model (default: pico, which comes with lowbit)",
+    )
     .option("-p, --prompt <text>", "the prompt; without it standard input is read, on a terminal as a chat")
     .option("-s, --system <text>", "the system message")
     .option("-i, --interactive", "chat line by line even if standard input is not a terminal")
     .option("--raw", "continue the prompt as it stands, without the model's chat template");
   addSamplingOptions(command);
-  addLoadOptions(command);
+  addCacheOption(addLoadOptions(command));
   return command
     .option("--json", "print every event as a line of JSON")
     .option("--stats", "print token counts and speeds to standard error at the end")
@@ -94,6 +98,9 @@ async function answer(
         continue;
       }
       progress.clear();
+      // What a model thinks is not its answer: a pipe gets the answer alone.
+      if (event.type === "reasoning" && !flags.json) io.stderr.write(terminalText(event.text));
+      if (event.type !== "token" && event.type !== "finish") continue;
       if (!flags.json) show(event.text);
       text += event.text;
       if (event.type === "finish") finish = event;

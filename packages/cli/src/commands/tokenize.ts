@@ -15,7 +15,10 @@ interface TokenizeFlags {
 export function tokenizeCommand(io: Io): Command {
   return new Command("tokenize")
     .description("text to token ids, or back")
-    .argument("[model]", "file, folder or URL of a model (default: pico); its weights are not read")
+    .argument(
+      "[model]",
+      "file, folder, URL or hf:org/repository of a model (default: pico); its weights are not read",
+    )
     .option("-t, --text <text>", "the text; without it standard input is read")
     .option("-d, --decode <ids>", "token ids to turn into text, separated by commas or spaces", parseIds)
     .option("--parse-special", "read special tokens written out in the text as tokens")

@@ -1,0 +1,1 @@
+export { createGrammar } from "./grammar.ts";
