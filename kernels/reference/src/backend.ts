@@ -1,5 +1,6 @@
 import {
   type Backend,
+  type BackendMemory,
   bitsPerWeight,
   type KernelLayout,
   type KvSpec,
@@ -105,8 +106,9 @@ export class ReferenceBackend implements Backend {
     return Float32Array.from(this.#pass.readable(tensor));
   }
 
-  memory(): { usedBytes: number; limitBytes: number } {
-    return { usedBytes: this.#store.usedBytes, limitBytes: this.#store.limitBytes };
+  memory(): BackendMemory {
+    const { usedBytes, limitBytes } = this.#store;
+    return { usedBytes, heldBytes: usedBytes, limitBytes };
   }
 
   async dispose(): Promise<void> {

@@ -1,5 +1,6 @@
 import {
   type Backend,
+  type BackendMemory,
   type KvSpec,
   type KvStore,
   type LinearWeight,
@@ -204,8 +205,9 @@ class WasmBackend implements Backend {
     return this.#heap.floats.slice(from, to);
   }
 
-  memory(): { readonly usedBytes: number; readonly limitBytes: number } {
-    return { usedBytes: this.#heap.usedBytes - this.#recorder.idleBytes, limitBytes: this.#heap.limitBytes };
+  memory(): BackendMemory {
+    const { usedBytes, heldBytes, limitBytes } = this.#heap;
+    return { usedBytes: usedBytes - this.#recorder.idleBytes, heldBytes, limitBytes };
   }
 
   async dispose(): Promise<void> {

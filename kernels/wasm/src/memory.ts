@@ -40,6 +40,11 @@ export class Heap {
     return this.#base + this.#used;
   }
 
+  /** All of the memory, which never shrinks. */
+  get heldBytes(): number {
+    return this.memory.buffer.byteLength;
+  }
+
   /** Free blocks, for tests: [start, size] by address. */
   get freeBlocks(): readonly (readonly [start: number, size: number])[] {
     return this.#free.blocks;

@@ -124,6 +124,14 @@ export interface KernelLayout {
   readonly bitsPerWeight: number;
 }
 
+export interface BackendMemory {
+  /** Weights, caches, activations. */
+  readonly usedBytes: number;
+  /** What it has taken from the system, and may not be able to give back before `dispose`; at least `usedBytes`. */
+  readonly heldBytes: number;
+  readonly limitBytes: number;
+}
+
 export interface Backend {
   readonly name: string;
   /** For the user: build, instruction set, adapter. */
@@ -145,8 +153,7 @@ export interface Backend {
   submit(): Promise<void>;
   /** The only other synchronisation point: a copy of the tensor's values. */
   read(tensor: Tensor): Promise<Float32Array>;
-  /** Most bytes of activations that a pass over `tokens` tokens would need is the architecture's affair; this is the store. */
-  memory(): { readonly usedBytes: number; readonly limitBytes: number };
+  memory(): BackendMemory;
   dispose(): Promise<void>;
 }
 

@@ -12,6 +12,6 @@ export interface Platform {
   now(): number;
   /** Lets other tasks run: one turn of the event loop. */
   yield(): Promise<void>;
-  /** Memory that weights, cache and activations may take together. */
+  /** Memory that a model may take: weights, cache, activations, tokenizer. */
   readonly memoryLimitBytes: number;
 }

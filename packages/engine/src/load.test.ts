@@ -223,12 +223,12 @@ describe("backend choice", () => {
 
 describe("memory plan", () => {
   it("refuses before reading any weight, with figures and what would fit", async () => {
-    const tight = scripted({ memoryLimitBytes: 160_000 });
+    const tight = scripted({ memoryLimitBytes: 130_000 });
     await expect(tight.load({ contextLength: 2048, kvCache: "f32" })).rejects.toMatchObject({
       code: "out-of-memory",
       reason: "memory-plan",
       message: expect.stringMatching(
-        /needs [\d.]+ kB \(weights 8.35 kB, cache for 2,048 tokens in f32 65.5 kB, activations [\d.]+ kB\).*may take [\d.]+ kB/,
+        /needs [\d.]+ kB \(weights 8.35 kB, cache for 2,048 tokens in f32 65.5 kB, activations [\d.]+ kB, tokenizer 52 kB\).*may take [\d.]+ kB/,
       ),
     });
     expect([tight.format.read, tight.format.openCount(), tight.backend.disposed()]).toEqual([[], 0, 1]);
@@ -243,8 +243,8 @@ describe("memory plan", () => {
     const perPage = 64 * 8 * 32 * 2;
     expect(plan.contextLength).toBeGreaterThanOrEqual(256);
     expect(plan.contextLength).toBeLessThan(2048);
-    expect(plan.totalBytes).toBeLessThanOrEqual(plan.limitBytes);
-    expect(plan.totalBytes + perPage).toBeGreaterThan(plan.limitBytes);
+    expect(plan.requiredBytes).toBeLessThanOrEqual(plan.limitBytes);
+    expect(plan.requiredBytes + perPage).toBeGreaterThan(plan.limitBytes);
 
     const error: LowbitError = await load({ contextLength: 2048 }).then(
       () => Promise.reject(new Error("it fits")),
@@ -264,18 +264,28 @@ describe("memory plan", () => {
     await (await load({ contextLength: 2048, kvCache: "q8_0" })).dispose();
   });
 
-  it("counts the weight in flight, which lies in host memory too", async () => {
-    const { engine } = scripted();
-    const { plan } = await engine.inspect(scriptedFile, { contextLength: 32 });
-    const need = (plan?.totalBytes ?? 0) + (plan?.transferBytes ?? 0);
-    await (await engine.load(scriptedFile, { contextLength: 32, memoryLimitBytes: need })).dispose();
-    const less = engine.load(scriptedFile, { contextLength: 32, memoryLimitBytes: need - 1 });
+  it("counts the weight in flight, which lies in host memory too, and the tokenizer", async () => {
+    const { engine } = scripted({ format: { config: { layers: 1 } } });
+    // The plan that needs least is the one that is told of when nothing fits.
+    const { plan } = await engine.inspect(scriptedFile, { contextLength: 32, memoryLimitBytes: 1 });
+    const { weightBytes = 0, kvBytes = 0, transferBytes = 0, hostBytes = 0, totalBytes = 0 } = plan ?? {};
+    const need = hostBytes + Math.max(totalBytes, weightBytes + kvBytes + transferBytes);
+    // The largest weight comes first, before the other one is there.
+    expect(plan?.requiredBytes).toBeLessThanOrEqual(need);
+    expect(plan?.requiredBytes).toBeGreaterThanOrEqual(need - weightBytes + transferBytes);
+    await (
+      await engine.load(scriptedFile, { contextLength: 32, memoryLimitBytes: plan?.requiredBytes ?? 0 })
+    ).dispose();
+    const less = engine.load(scriptedFile, {
+      contextLength: 32,
+      memoryLimitBytes: (plan?.requiredBytes ?? 0) - 1,
+    });
     await expect(less).rejects.toMatchObject({ code: "out-of-memory" });
   });
 
   it("counts the backend's own limit, and names the model when nothing helps", async () => {
     const { load } = scripted({ backend: { limitBytes: 5000 } });
-    await expect(load()).rejects.toThrow(/may take 5 kB. Choose a smaller model/);
+    await expect(load()).rejects.toThrow(/may take 57 kB. Choose a smaller model/);
   });
 });
 

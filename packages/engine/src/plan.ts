@@ -33,7 +33,11 @@ export interface MemoryPlan {
   readonly totalBytes: number;
   /** The largest weight, which lies in host memory too while it is handed over. */
   readonly transferBytes: number;
-  /** What the backend and the platform leave for `totalBytes`. */
+  /** An estimate, from above, of the tokenizer's tables: memory of JavaScript. */
+  readonly hostBytes: number;
+  /** All at once, at the worst moment: while the last of the large weights is handed over, or in the largest pass. */
+  readonly requiredBytes: number;
+  /** What the platform, or the backend, leaves for `requiredBytes`. */
   readonly limitBytes: number;
   readonly fits: boolean;
   /** Most tokens of one sequence. */
@@ -58,11 +62,19 @@ export interface PlanOptions {
 
 /** Positions in a page of the cache: small enough to share short prefixes, large enough for wide loads. */
 const pageTokens = 32;
-/** Tokens of a prefill pass, best first; smaller ones need less memory for activations. */
-const passSizes = [128, 64, 32];
+/** Tokens of a prefill pass, and rows of logits, best first; smaller ones need less memory for activations. */
+const passSizes: readonly (readonly [tokens: number, rows: number])[] = [
+  [128, 128],
+  [64, 64],
+  [32, 32],
+  [32, 8],
+  [16, 4],
+];
 const defaultContext = 4096;
 /** A context below this is of no use, so the plan rather says no. */
 const smallestContext = 256;
+/** Of JavaScript for each token of a vocabulary: its text, its bytes, its places in tables. Measured: 180 with 49,152 tokens. */
+const vocabularyEntryBytes = 200;
 /** Logits of one pass are kept below this; evaluation asks for them in pieces. */
 const logitsBytes = 2 ** 25;
 
@@ -76,28 +88,36 @@ export function planMemory(
 ): MemoryPlan {
   const weights = specs.flatMap((spec) => planWeight(spec, entries, backend) ?? []);
   const transferBytes = weights.reduce((largest, weight) => Math.max(largest, weight.fileBytes), 0);
+  const hostBytes = vocabularyEntryBytes * config.vocabularySize;
   const memory = backend.memory();
-  const limitBytes = Math.min(memory.limitBytes - memory.usedBytes, options.memoryLimitBytes - transferBytes);
+  const limitBytes = Math.min(memory.limitBytes + hostBytes, options.memoryLimitBytes) - memory.usedBytes;
   const base = {
     weights,
     weightBytes: sum(weights.map((weight) => weight.backendBytes)),
     transferBytes,
+    hostBytes,
     limitBytes,
   };
+  const loadingBytes = largestWhileLoading(weights);
 
-  const build = (contextLength: number, passSize: number): MemoryPlan => {
+  const build = (contextLength: number, [passSize, mostRows]: readonly [number, number]): MemoryPlan => {
     const kv = kvSpec(config, contextLength, options);
     const passTokens = config.causal === false ? contextLength : Math.min(passSize, contextLength);
-    const passRows = Math.max(1, Math.min(passTokens, Math.floor(logitsBytes / (4 * config.vocabularySize))));
+    const passRows = Math.max(
+      1,
+      Math.min(passTokens, mostRows, Math.floor(logitsBytes / (4 * config.vocabularySize))),
+    );
     const kvBytes = backend.kvBytes(kv);
     const activationBytes = activations(config, passTokens, passRows);
     const totalBytes = base.weightBytes + kvBytes + activationBytes;
+    const requiredBytes = hostBytes + Math.max(totalBytes, kvBytes + loadingBytes);
     return {
       ...base,
       kvBytes,
       activationBytes,
       totalBytes,
-      fits: totalBytes <= limitBytes,
+      requiredBytes,
+      fits: requiredBytes <= limitBytes,
       contextLength,
       kv,
       passTokens,
@@ -151,7 +171,7 @@ export function checkPlan(
   if (plan.fits) return;
   const parts =
     `weights ${bytesText(plan.weightBytes)}, cache for ${countText(plan.contextLength)} tokens in ${plan.kv.type} ` +
-    `${bytesText(plan.kvBytes)}, activations ${bytesText(plan.activationBytes)}`;
+    `${bytesText(plan.kvBytes)}, activations ${bytesText(plan.activationBytes)}, tokenizer ${bytesText(plan.hostBytes)}`;
   const automatic = smaller({ kvCache: plan.kv.type });
   const hints: string[] = [];
   if (automatic.fits) hints.push(`contextLength: ${automatic.contextLength}`);
@@ -161,7 +181,7 @@ export function checkPlan(
     hints.push(`kvCache: "q8_0"`);
   throw new LowbitError(
     "out-of-memory",
-    `${name} needs ${bytesText(plan.totalBytes)} (${parts}), but the ${backend.name} backend may take ${bytesText(plan.limitBytes)}.`,
+    `${name} needs ${bytesText(plan.requiredBytes)} (${parts}), but the ${backend.name} backend may take ${bytesText(plan.limitBytes)}.`,
     {
       reason: "memory-plan",
       hint:
@@ -196,6 +216,17 @@ function planWeight(
   const parts = segments.map(({ type, from, to }) => backend.weightBytes(type, rows, to - from));
   const layout = [...new Set(segments.map((segment) => backend.layout(segment.type).name))].join(" + ");
   return { role, kind, shape, type, layout, fileBytes, backendBytes: sum(parts) + besideBytes };
+}
+
+/** Weights are handed over one by one: those before, and one more twice. */
+function largestWhileLoading(weights: readonly PlannedWeight[]): number {
+  let loaded = 0;
+  let most = 0;
+  for (const { backendBytes, fileBytes } of weights) {
+    loaded += backendBytes;
+    most = Math.max(most, loaded + fileBytes);
+  }
+  return most;
 }
 
 function kvSpec(config: ModelConfig, contextLength: number, options: PlanOptions): KvSpec {

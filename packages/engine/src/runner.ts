@@ -61,6 +61,8 @@ export interface RunnerStatus {
   readonly freePages: number;
   /** Memory of the backend in use: weights, cache, activations. */
   readonly usedBytes: number;
+  /** What the backend has taken from the system, and the plan's estimate for the tokenizer. */
+  readonly heldBytes: number;
 }
 
 export function createRunner(parts: RunnerParts): Runner {
@@ -121,7 +123,9 @@ export function createRunner(parts: RunnerParts): Runner {
       checkAlive();
       const { waiting, passes } = scheduler;
       const { running, freePages } = cache;
-      return { running, waiting, passes, pages, freePages, usedBytes: backend.memory().usedBytes };
+      const { usedBytes, heldBytes } = backend.memory();
+      const books = { usedBytes, heldBytes: heldBytes + plan.hostBytes };
+      return { running, waiting, passes, pages, freePages, ...books };
     },
     dispose() {
       disposed ??= free();

@@ -176,7 +176,11 @@ export function scriptedBackend(options: ScriptedBackendOptions = {}): ScriptedB
         }
       },
       read: async (tensor) => (tensor as HostTensor).data.slice(),
-      memory: () => ({ usedBytes: used, limitBytes: options.limitBytes ?? Number.POSITIVE_INFINITY }),
+      memory: () => ({
+        usedBytes: used,
+        heldBytes: used,
+        limitBytes: options.limitBytes ?? Number.POSITIVE_INFINITY,
+      }),
       async dispose() {
         disposed++;
         for (const resource of mine) alive.delete(resource);

@@ -12,6 +12,7 @@ export { type DirectoryReader, directoryFiles } from "./directory.ts";
 export type { CacheOptions, DownloadProgress } from "./download.ts";
 export type { RemoteOptions } from "./http.ts";
 export { type HubOptions, hubFiles } from "./hub.ts";
+export { type MemoryPreset, memoryPresets } from "./memory.ts";
 export { opfsCache } from "./opfs-cache.ts";
 export {
   type AssetFetcher,

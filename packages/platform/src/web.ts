@@ -2,6 +2,7 @@ import { type FileSet, LowbitError, type OutputPlace, type Platform } from "@low
 import type { CacheStore } from "./cache-store.ts";
 import { displayUrl } from "./http.ts";
 import { type NetworkOptions, networkFiles, storeOf } from "./locations.ts";
+import { memoryPresets } from "./memory.ts";
 import { schemeOf, unknownScheme } from "./names.ts";
 import { opfsCache } from "./opfs-cache.ts";
 import { webCache } from "./web-cache.ts";
@@ -14,7 +15,7 @@ export interface PlatformOptions extends Omit<NetworkOptions, "cache"> {
   cache?: boolean | CacheStore;
   /**
    * Memory that a model may take.
-   * @default half of what `navigator.deviceMemory` tells, else 2 GiB; in Workers, 100 MiB of their 128
+   * @default half of what `navigator.deviceMemory` tells, else 2 GiB; in Workers and on iOS, that of `memoryPresets`
    */
   memoryLimitBytes?: number;
 }
@@ -38,7 +39,7 @@ export function platform(options: PlatformOptions = {}): Platform {
 
 /** Isolates of 128 MiB, in which nothing is compiled. */
 export function isolate(name: string): Traits {
-  return { name, memoryLimitBytes: 100 * mebibyte, canCompile: false };
+  return { name, memoryLimitBytes: memoryPresets.workers.limitBytes, canCompile: false };
 }
 
 export function webPlatform(traits: Traits, options: PlatformOptions): Platform {
@@ -127,10 +128,10 @@ async function compile(url: URL, get: typeof fetch, signal?: AbortSignal): Promi
   return WebAssembly.compile(await response.arrayBuffer());
 }
 
-/** One macrotask. Timers are clamped to 4 ms in browsers, messages are not. */
+/** One macrotask. Timers are clamped to 4 ms in browsers, messages are not; in workerd messages give other requests no turn. */
 function turn(): Promise<void> {
   return new Promise((resolve) => {
-    if (typeof MessageChannel === "undefined") {
+    if (typeof MessageChannel === "undefined" || runtimeName() === "workerd") {
       setTimeout(resolve, 0);
       return;
     }
@@ -155,7 +156,8 @@ function runtimeName(): string {
 }
 
 function deviceMemory(): number {
-  const { navigator } = globalThis as { navigator?: { deviceMemory?: number } };
+  const { navigator } = globalThis as { navigator?: { deviceMemory?: number; userAgent?: string } };
+  if (/iPhone|iPad|iPod/.test(navigator?.userAgent ?? "")) return memoryPresets["ios-safari"].limitBytes;
   const gibibytes = navigator?.deviceMemory;
   return gibibytes === undefined ? 2048 * mebibyte : gibibytes * 512 * mebibyte;
 }

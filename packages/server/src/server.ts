@@ -31,7 +31,11 @@ export interface ServerOptions {
 
 /** An OpenAI-compatible server as one function, for `Deno.serve`, `Bun.serve`, Workers or any bridge to HTTP. */
 export interface Server {
-  fetch(request: Request): Promise<Response>;
+  /**
+   * A Worker's context, with `waitUntil`, tells the runtime that an answer is still being written, or tidied away after its client has gone.
+   * What other runtimes give along with a request is ignored.
+   */
+  fetch(request: Request, context?: unknown): Promise<Response>;
   /**
    * Turns new requests away and waits for those in work, at most `graceMs`; then they are ended. The models stay the caller's.
    * @default graceMs: 10,000
@@ -69,7 +73,7 @@ export function createServer(options: ServerOptions): Server {
   const shared: Shared = { slots, metrics, limits, live: new Set(), onError };
   let closing: Promise<void> | undefined;
 
-  const app = new Hono();
+  const app = new Hono<{ Bindings: { context: unknown } }>();
   app.onError((error, c) => {
     if (!(error instanceof ApiError)) onError(error, c.req.raw);
     return errorResponse(apiError(error));
@@ -117,7 +121,7 @@ export function createServer(options: ServerOptions): Server {
     app.post(path, limited, (c) => {
       if (closing) throw shuttingDown();
       const { raw } = c.req;
-      return withWork(shared, raw, path, (work) => route(models, raw, work));
+      return withWork(shared, raw, path, c.env.context, (work) => route(models, raw, work));
     });
   }
 
@@ -134,7 +138,7 @@ export function createServer(options: ServerOptions): Server {
   };
 
   return {
-    fetch: async (request) => app.fetch(request),
+    fetch: async (request, context) => app.fetch(request, { context }),
     close({ graceMs = 10_000 } = {}) {
       closing ??= close(graceMs);
       return closing;
@@ -223,6 +227,7 @@ function gauges(all: readonly NamedModel[], { slots }: Shared): Gauge[] {
     each("cache_pages", "Pages of the key/value cache.", ({ pages }) => pages),
     each("cache_free_pages", "Pages that hold nothing.", ({ freePages }) => freePages),
     each("memory_used_bytes", "Weights, cache and activations.", ({ usedBytes }) => usedBytes),
+    each("memory_held_bytes", "What was taken from the system.", ({ heldBytes }) => heldBytes),
   ];
 }
 

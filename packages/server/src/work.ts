@@ -53,6 +53,7 @@ export async function withWork(
   shared: Shared,
   request: Request,
   route: string,
+  context: unknown,
   body: (work: Work) => Promise<Response>,
 ): Promise<Response> {
   const { slots, metrics, limits, live, onError } = shared;
@@ -71,6 +72,14 @@ export async function withWork(
   );
   request.signal.addEventListener("abort", gone);
   if (request.signal.aborted) gone();
+  let over = (): void => {};
+  if (canWait(context)) {
+    context.waitUntil(
+      new Promise<void>((done) => {
+        over = done;
+      }),
+    );
+  }
   let release: (() => void) | undefined;
   let held: AsyncGenerator<GenerateEvent, void, void> | undefined;
   let streaming = false;
@@ -83,7 +92,9 @@ export async function withWork(
     request.signal.removeEventListener("abort", gone);
     live.delete(work);
     // However it ended, the text's pages of the cache are given back.
-    void held?.return().catch(() => undefined);
+    void Promise.resolve(held?.return())
+      .catch(() => undefined)
+      .finally(over);
     release?.();
     metrics.request(route, status, seconds());
   };
@@ -173,6 +184,11 @@ export async function withWork(
     end(failure.status);
     throw failure;
   }
+}
+
+/** A Worker's context. */
+function canWait(context: unknown): context is { waitUntil(promise: Promise<unknown>): void } {
+  return typeof (context as { waitUntil?: unknown } | undefined)?.waitUntil === "function";
 }
 
 async function* replayed<T>(
