@@ -13,6 +13,9 @@ export interface Manifest {
   description?: string;
   license?: string;
   packageManager?: string;
+  type?: string;
+  engines?: Record<string, string>;
+  sideEffects?: unknown;
   bin?: Record<string, string>;
   exports?: Record<string, unknown>;
   files?: string[];

@@ -1,0 +1,163 @@
+/** Trials of the README's snippet in a web page that Vite builds, or serves while one writes it. */
+import { type ChildProcess, spawn } from "node:child_process";
+import { existsSync } from "node:fs";
+import { mkdtemp, readFile, rm, writeFile } from "node:fs/promises";
+import { createServer, type IncomingMessage, type Server, type ServerResponse } from "node:http";
+import type { AddressInfo } from "node:net";
+import { tmpdir } from "node:os";
+import { extname, join, normalize } from "node:path";
+import { root } from "../workspace.ts";
+import { run } from "./command.ts";
+import { asScript, page } from "./readme.ts";
+import { expectLines, linesOf, type Trial } from "./trial.ts";
+
+const chromium: string = process.env.LOWBIT_CHROMIUM ?? "/usr/bin/chromium";
+const deadlineMs = 60_000;
+
+/** Said by Vite of what would fail in the page. */
+const complaints = /doesn't exist at build time|externalized for browser compatibility|\[warn|warning:/i;
+
+const mimeTypes: Readonly<Record<string, string>> = {
+  ".html": "text/html",
+  ".js": "text/javascript",
+  ".wasm": "application/wasm",
+};
+
+export async function pageTrials(folder: string, snippet: string): Promise<Trial[]> {
+  await writeFile(join(folder, "index.html"), page);
+  await writeFile(join(folder, "page.ts"), asScript(snippet));
+  const found = existsSync(chromium);
+  const built = { name: `Vite build: ${found ? "Chromium" : "Deno, as no Chromium is here"}` };
+  return [
+    { ...built, run: () => tryBuilt(folder, found) },
+    ...(found ? [{ name: "Vite's own server: Chromium", run: () => tryServed(folder) }] : []),
+  ];
+}
+
+function vite(folder: string): string {
+  return join(folder, "node_modules/vite/bin/vite.js");
+}
+
+async function tryBuilt(folder: string, inChromium: boolean): Promise<string> {
+  const args = [vite(folder), "build", "--outDir", "built-page"];
+  const { stdout, stderr } = await run(process.execPath, args, { cwd: folder, env: { NO_COLOR: "1" } });
+  const complaint = linesOf(stdout + stderr).find((line) => complaints.test(line));
+  if (complaint !== undefined) throw new Error(`Vite complains: ${complaint}`);
+  const server = createServer((request, response) => {
+    const path = normalize(new URL(request.url ?? "/", "http://page").pathname);
+    readFile(join(folder, "built-page", path === "/" ? "index.html" : path)).then(
+      (bytes) => {
+        const type = mimeTypes[extname(path === "/" ? ".html" : path)] ?? "application/octet-stream";
+        response.setHeader("content-type", type).end(bytes);
+      },
+      () => response.writeHead(404).end(),
+    );
+  });
+  const address = await listen(server);
+  try {
+    return expectLines(inChromium ? await openPage(address) : await runAsPage(folder, address), "browser");
+  } finally {
+    server.close();
+    server.closeAllConnections();
+  }
+}
+
+async function tryServed(folder: string): Promise<string> {
+  const args = [vite(folder), "--host", "127.0.0.1", "--port", "0", "--clearScreen", "false"];
+  const child = spawn(process.execPath, args, { cwd: folder, env: { ...process.env, NO_COLOR: "1" } });
+  try {
+    return expectLines(await openPage(await addressOf(child)), "browser");
+  } finally {
+    await end(child);
+  }
+}
+
+/** The address that a server prints. */
+function addressOf(child: ChildProcess): Promise<string> {
+  return new Promise((resolve, reject) => {
+    let written = "";
+    for (const stream of [child.stdout, child.stderr]) {
+      stream?.setEncoding("utf8").on("data", (text: string) => {
+        written += text;
+        const [address] = /http:\/\/127\.0\.0\.1:\d+\//.exec(written) ?? [];
+        if (address !== undefined) resolve(address);
+      });
+    }
+    child.on("error", reject);
+    child.on("exit", () => reject(new Error(`The server ended:\n${written}`)));
+  });
+}
+
+/** Opens a page in Chromium; the two lines that it reports. */
+async function openPage(address: string): Promise<string[]> {
+  const reports = createServer();
+  const profile = await mkdtemp(join(tmpdir(), "lowbit-chromium-"));
+  const target = `${address}?report=${encodeURIComponent(await listen(reports))}`;
+  // No sandbox, as the checks may run as root in a container; the page is ours.
+  const flags = ["--headless", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--no-first-run"];
+  const browser = spawn(chromium, [...flags, `--user-data-dir=${profile}`, target], { stdio: "ignore" });
+  try {
+    return await reported(reports, browser);
+  } finally {
+    await end(browser);
+    reports.close();
+    reports.closeAllConnections();
+    await rm(profile, { recursive: true, force: true, maxRetries: 5, retryDelay: 200 });
+  }
+}
+
+/** What the page posts, once it is all there. */
+function reported(reports: Server, browser: ChildProcess): Promise<string[]> {
+  return new Promise((resolve, reject) => {
+    const late = () => reject(new Error(`The page did not answer in ${deadlineMs / 1000} s.`));
+    const timer = setTimeout(late, deadlineMs);
+    browser.on("error", reject);
+    browser.on("exit", () => {
+      clearTimeout(timer);
+      reject(new Error("Chromium ended before the page had answered."));
+    });
+    reports.on("request", async (request: IncomingMessage, response: ServerResponse) => {
+      let body = "";
+      for await (const text of request.setEncoding("utf8")) body += text;
+      response.end();
+      const { logged, error } = JSON.parse(body) as { logged?: string[]; error?: string };
+      if (error !== undefined) reject(new Error(`The page failed: ${error}`));
+      else if (logged !== undefined && logged.length >= 2) resolve(logged);
+    });
+  });
+}
+
+/**
+ * Without a browser: the built module is fetched from its server and run by Deno, whose global scope is a page's but for the document
+ * and Deno's own name.
+ */
+async function runAsPage(folder: string, address: string): Promise<string[]> {
+  const program = `
+    const html = await (await fetch(${JSON.stringify(address)})).text();
+    const [, source] = /<script type="module"[^>]* src="([^"]+)"/.exec(html);
+    globalThis.document = { createElement: () => ({ relList: { supports: () => true } }) };
+    delete globalThis.Deno;
+    await import(new URL(source, ${JSON.stringify(address)}).href);
+  `;
+  await writeFile(join(folder, "as-page.js"), program);
+  const args = ["run", "-A", "--quiet", "as-page.js"];
+  const deno = join(root, "node_modules/.bin/deno");
+  return linesOf((await run(deno, args, { cwd: folder, env: { DENO_NO_UPDATE_CHECK: "1" } })).stdout);
+}
+
+function listen(server: Server): Promise<string> {
+  return new Promise((resolve, reject) => {
+    server.on("error", reject);
+    server.listen(0, "127.0.0.1", () =>
+      resolve(`http://127.0.0.1:${(server.address() as AddressInfo).port}/`),
+    );
+  });
+}
+
+function end(child: ChildProcess): Promise<void> {
+  return new Promise((resolve) => {
+    if (child.exitCode !== null || child.signalCode !== null || child.pid === undefined) return resolve();
+    child.on("exit", () => resolve());
+    child.kill();
+  });
+}
