@@ -27,9 +27,8 @@ export async function pageTrials(folder: string, snippet: string): Promise<Trial
   await writeFile(join(folder, "index.html"), page);
   await writeFile(join(folder, "page.ts"), asScript(snippet));
   const found = existsSync(chromium);
-  const built = { name: `Vite build: ${found ? "Chromium" : "Deno, as no Chromium is here"}` };
   return [
-    { ...built, run: () => tryBuilt(folder, found) },
+    { name: `Vite build: ${found ? "Chromium" : "Deno"}`, run: () => tryBuilt(folder, found) },
     ...(found ? [{ name: "Vite's own server: Chromium", run: () => tryServed(folder) }] : []),
   ];
 }
@@ -44,18 +43,20 @@ async function tryBuilt(folder: string, inChromium: boolean): Promise<string> {
   const complaint = linesOf(stdout + stderr).find((line) => complaints.test(line));
   if (complaint !== undefined) throw new Error(`Vite complains: ${complaint}`);
   const server = createServer((request, response) => {
-    const path = normalize(new URL(request.url ?? "/", "http://page").pathname);
-    readFile(join(folder, "built-page", path === "/" ? "index.html" : path)).then(
+    const { pathname } = new URL(request.url ?? "/", "http://page");
+    const name = pathname === "/" ? "index.html" : normalize(pathname);
+    readFile(join(folder, "built-page", name)).then(
       (bytes) => {
-        const type = mimeTypes[extname(path === "/" ? ".html" : path)] ?? "application/octet-stream";
-        response.setHeader("content-type", type).end(bytes);
+        response.setHeader("content-type", mimeTypes[extname(name)] ?? "application/octet-stream");
+        response.end(bytes);
       },
       () => response.writeHead(404).end(),
     );
   });
   const address = await listen(server);
   try {
-    return expectLines(inChromium ? await openPage(address) : await runAsPage(folder, address), "browser");
+    if (inChromium) return expectLines(await openPage(address), "browser");
+    return `${expectLines(await runAsPage(folder, address), "browser")}, as there is no ${chromium}`;
   } finally {
     server.close();
     server.closeAllConnections();
