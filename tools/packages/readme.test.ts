@@ -3,7 +3,7 @@ import { describe, expect, it } from "vitest";
 import { readText } from "../workspace.ts";
 import { asScript, asWorker, firstSnippet } from "./readme.ts";
 
-const snippet = 'import { load } from "lowbit"; // why\n\nconst text = await load();\nconsole.log(text);';
+const snippet = 'import { load } from "lowbit"; // why\n\nconst model = await load();\nconsole.log(1);';
 
 describe("the README's snippet", () => {
   it("is the first that is marked, and must be there", () => {
@@ -19,10 +19,10 @@ describe("the README's snippet", () => {
     const lines = asWorker(snippet)
       .split("\n")
       .map((line) => line.trim());
-    const [handler, text] = [lines.indexOf("export default {"), lines.indexOf("const text = await load();")];
+    const [handler, text] = [lines.indexOf("export default {"), lines.indexOf("const model = await load();")];
     expect(lines[0]).toBe('import { load } from "lowbit"; // why');
     expect(text).toBeGreaterThan(handler);
-    expect(lines[text + 1]).toBe("console.log(text);");
+    expect(lines[text + 1]).toBe("console.log(1);");
   });
 
   it("refuses an import of several lines, which would be torn", () => {

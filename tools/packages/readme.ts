@@ -8,9 +8,10 @@ export function firstSnippet(path: string, markdown: string): string {
   return first.code;
 }
 
-/** Tells, after all else, which of the platforms the exports conditions led to. */
+/** Tells, after all else, which platform the exports conditions led to, and that the kernels were found: without them it runs, slowly. */
 const platformImport = 'import { platform as foundPlatform } from "lowbit";';
-const platformLine = "console.log(foundPlatform().name);";
+// biome-ignore lint/suspicious/noTemplateCurlyInString: the template is the program's.
+const platformLine = "console.log(`${foundPlatform().name} ${model.info.backend}`);";
 
 /** A script, or the module of a web page. */
 export function asScript(snippet: string): string {

@@ -5,7 +5,7 @@ import { transform } from "esbuild";
 import { root } from "../workspace.ts";
 import { run } from "./command.ts";
 import { asScript, asWorker } from "./readme.ts";
-import { expectLines, linesOf, type Trial } from "./trial.ts";
+import { answer, expectLines, linesOf, type Trial } from "./trial.ts";
 
 export interface Snippets {
   /** Of the package's README: loads pico, logs the answer. */
@@ -79,18 +79,20 @@ async function tryScript(folder: string, runtime: Runtime, script: string): Prom
 }
 
 async function tryFile(folder: string, runtime: Runtime): Promise<string> {
-  const text = await output(folder, runtime, "file");
-  if (!text.includes("Paris")) throw new Error(`It wrote ${JSON.stringify(text)}; expected was Paris.`);
-  return text.trim().slice(0, -runtime.platform.length);
+  const text = (await output(folder, runtime, "file")).trim();
+  const found = `${runtime.platform} wasm`;
+  if (!text.includes("Paris") || !text.endsWith(found))
+    throw new Error(`It wrote ${JSON.stringify(text)}; expected were Paris and ${found}.`);
+  return text.slice(0, -found.length);
 }
 
-async function tryCommand(folder: string, { command: [node], platform }: Runtime): Promise<string> {
+async function tryCommand(folder: string, { command: [node] }: Runtime): Promise<string> {
   const args = ["run", "-p", "What is 12 + 7?", "--temperature", "0"];
   // The link that npm made, which looks for `node` on the PATH.
   const env = { PATH: `${dirname(node)}${delimiter}${process.env.PATH ?? ""}` };
   const { stdout } = await run(join(folder, "node_modules/.bin/lowbit"), args, { cwd: folder, env });
-  expectLines([stdout.trim(), platform], platform);
-  return stdout.trim();
+  if (stdout.trim() !== answer) throw new Error(`It wrote ${JSON.stringify(stdout)}.`);
+  return answer;
 }
 
 const consumer = `import { type GenerateEvent, load, type Model } from "lowbit";

@@ -6,14 +6,14 @@ export interface Trial {
 }
 
 /** pico's answer to the snippet's question. */
-const answer = "12 + 7 = 19.";
+export const answer = "12 + 7 = 19.";
 
-/** Are these the lines of the snippet and of the platform? */
+/** Are these the snippet's line, and then the platform's name and its backend's? */
 export function expectLines(lines: readonly string[], platform: string): string {
-  const wanted = [answer, platform];
+  const wanted = [answer, `${platform} wasm`];
   if (JSON.stringify(lines) !== JSON.stringify(wanted))
     throw new Error(`It wrote ${JSON.stringify(lines)}; expected was ${JSON.stringify(wanted)}.`);
-  return `${answer} (platform: ${platform})`;
+  return `${answer} (platform ${platform}, backend wasm)`;
 }
 
 export function linesOf(text: string): string[] {
