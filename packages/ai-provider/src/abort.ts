@@ -26,8 +26,8 @@ export function waitFor<T>(promise: Promise<T>, signal: AbortSignal | undefined)
   if (signal === undefined) return promise;
   return new Promise((resolve, reject) => {
     const leave = (): void => reject(abortError(signal));
-    if (signal.aborted) return leave();
-    signal.addEventListener("abort", leave, { once: true });
     promise.then(resolve, reject).finally(() => signal.removeEventListener("abort", leave));
+    if (signal.aborted) leave();
+    else signal.addEventListener("abort", leave, { once: true });
   });
 }

@@ -16,7 +16,7 @@ export function createEmbeddingModel(modelId: string, source: LazyModel): Embedd
     supportsParallelCalls: false,
 
     async doEmbed({ values, dimensions, abortSignal, providerOptions }) {
-      const options = { ...embeddingOptions(providerOptions), signal: abortSignal };
+      const options = embeddingOptions(providerOptions);
       return orAbort(abortSignal, async () => {
         const model = await waitFor(source.get(), abortSignal);
         const { embeddingSize } = model.info;
@@ -26,7 +26,15 @@ export function createEmbeddingModel(modelId: string, source: LazyModel): Embedd
             message: `The embeddings of ${modelId} have ${embeddingSize} dimensions, not ${dimensions}.`,
           });
         }
-        const vectors = await Promise.all(values.map((value) => model.embed(value, options)));
+        // Where one text fails, the others stop.
+        const failed = new AbortController();
+        const signal = abortSignal ? AbortSignal.any([abortSignal, failed.signal]) : failed.signal;
+        const vectors = await Promise.all(
+          values.map((value) => model.embed(value, { ...options, signal })),
+        ).catch((error: unknown) => {
+          failed.abort();
+          throw error;
+        });
         const tokens = values.reduce((sum, value) => sum + model.tokenizer.encode(value).length, 0);
         return { embeddings: vectors.map((vector) => [...vector]), usage: { tokens }, warnings: [] };
       });

@@ -185,18 +185,24 @@ describe("doStream", () => {
   });
 
   it("fails with the signal's reason when it is aborted", async () => {
-    const { model, running } = scriptedModel("endless");
+    const { model, running, yielded } = scriptedModel("endless");
     const controller = new AbortController();
+    let before = 0;
     const { stream } = await createLowbit({ model })().doStream({
       ...options,
       abortSignal: controller.signal,
     });
     const all = partsOf(stream);
-    setTimeout(() => controller.abort(), 10);
+    setTimeout(() => {
+      before = yielded();
+      controller.abort();
+    }, 20);
     const error: unknown = await all.catch((reason: unknown) => reason);
     expect(controller.signal.aborted).toBe(true);
     expect(error).toBe(controller.signal.reason);
     await until(() => running() === 0);
+    expect(before).toBeGreaterThan(0);
+    expect(yielded() - before).toBeLessThanOrEqual(1);
   });
 });
 
@@ -218,6 +224,13 @@ describe("doEmbed", () => {
       { pooling: "last", normalize: false },
       { pooling: "last", normalize: false },
     ]);
+  });
+
+  it("stops the other texts where one fails", async () => {
+    const { model, embedded } = scriptedModel(answer);
+    const embedding = createLowbit({ model }).embeddingModel();
+    await expect(async () => embedding.doEmbed({ values: ["a", ""] })).rejects.toThrow("no text");
+    expect(embedded.map(({ options }) => options?.signal?.aborted)).toEqual([true, true]);
   });
 
   it("refuses other sizes and unknown options, and stops", async () => {
