@@ -86,6 +86,20 @@ describe("createPartWriter", () => {
     ]);
   });
 
+  it("counts no token of text or calls as reasoning", () => {
+    const written = parts(
+      token("a"),
+      token("b"),
+      token(""),
+      reasoning("hm"),
+      token(""),
+      delta("a", ""),
+      reasoning("so"),
+      finish(),
+    );
+    expect(written.at(-1)).toMatchObject({ usage: { outputTokens: { total: 5, text: 4, reasoning: 1 } } });
+  });
+
   it("streams the arguments of calls, then the calls", () => {
     const written = parts(
       token("Let me see. "),

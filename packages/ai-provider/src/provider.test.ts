@@ -172,7 +172,7 @@ describe("doStream", () => {
   });
 
   it("ends the generation when its reader leaves, also amid a step", async () => {
-    const { model, running, yielded } = scriptedModel("endless");
+    const { model, running, yielded, requests } = scriptedModel("endless");
     const { stream } = await createLowbit({ model })().doStream(options);
     const reader = stream.getReader();
     for (let i = 0; i < 4; i++) await reader.read();
@@ -180,6 +180,8 @@ describe("doStream", () => {
     const before = yielded();
     await reader.cancel("enough");
     await pending;
+    // The engine hears of it while a step is on its way.
+    expect(requests[0]?.signal?.aborted).toBe(true);
     expect(running()).toBe(0);
     expect(yielded() - before).toBeLessThanOrEqual(1);
   });
