@@ -1,6 +1,7 @@
 import {
   type Backend,
   type BackendMemory,
+  freeBytes,
   type KvSpec,
   type KvStore,
   type LinearWeight,
@@ -135,6 +136,8 @@ class WasmBackend implements Backend {
     this.#instance.check();
     const uploaded = this.#weights.upload(weight);
     this.#live.add(uploaded);
+    // Collectors let tens of megabytes of buffers lie; isolates have no such room.
+    if (weight.disposable) for (const { blocks } of weight.segments) freeBytes(blocks);
     return uploaded;
   }
 

@@ -140,7 +140,7 @@ export interface Backend {
   layout(type: QuantType): KernelLayout;
   /** Backend bytes that `upload` will take for a weight of this shape. */
   weightBytes(type: QuantType, rows: number, columns: number): number;
-  /** Repacks into backend memory. The weight's bytes are no longer needed afterwards. */
+  /** Repacks into backend memory. The weight's bytes are no longer needed afterwards; `disposable` ones are the backend's now. */
   upload(weight: LinearWeight): Weight;
   /** A tensor that lives until `free`: norms, factors. */
   vector(data: Float32Array): Tensor;

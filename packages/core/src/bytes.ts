@@ -10,6 +10,8 @@ export interface ByteSource {
   readonly version?: string;
   /** SHA-256 of all bytes in lower-case hexadecimal, as whoever keeps the file states it. */
   readonly sha256?: string;
+  /** What `read` gives is the caller's alone, to be changed or freed. */
+  readonly disposable?: boolean;
   /** Exactly `length` bytes from `offset`; a source that cannot deliver them throws `file-corrupt`/`truncated`. */
   read(offset: number, length: number, signal?: AbortSignal): Promise<Uint8Array>;
   close?(): Promise<void>;
@@ -131,4 +133,12 @@ export function singleFile(source: ByteSource, file = "model"): FileSet {
             ),
           ),
   };
+}
+
+/** Frees the memory of bytes that own their buffer, where the engine can; of others nothing. They are empty afterwards. */
+export function freeBytes(bytes: Uint8Array): void {
+  const { buffer } = bytes;
+  if (buffer instanceof ArrayBuffer && buffer.byteLength === bytes.byteLength && "transfer" in buffer) {
+    (buffer.transfer as (size: number) => void)(0);
+  }
 }

@@ -22,6 +22,8 @@ export interface LinearWeight {
   /** Multiplies each output before the bias is added; `experts · out` long. Absent: 1. */
   readonly rowScale?: Float32Array;
   readonly segments: readonly WeightSegment[];
+  /** The blocks are nobody else's: a backend that has copied them may free them at once, before any garbage collection. */
+  readonly disposable?: boolean;
   /**
    * What a writer of the same packing needs to write the same bytes again and the values do not tell, under the packing's name; JSON.
    * Writers check it against the values before they use it; a copy with its rows in another order may keep it. Backends ignore it.

@@ -61,6 +61,8 @@ export {
   defaultCache,
   directoryFiles,
   kvFiles,
+  type MemoryPreset,
+  memoryPresets,
   type OutputOptions,
   opfsCache,
   outputPlace,

@@ -48,6 +48,7 @@ export async function fileSource(path: string): Promise<ByteSource> {
   return {
     name: path,
     size,
+    disposable: true,
     async read(offset, length, signal) {
       throwIfAborted(signal);
       checkRange({ name: path, size }, offset, length);

@@ -79,6 +79,7 @@ function objectSource(bucket: R2Reader, key: string, { size, etag, checksums }: 
     name,
     size,
     version: etag,
+    disposable: true,
     ...(isSha256(sha256) && { sha256 }),
     async read(offset, length, signal) {
       checkRange({ name, size }, offset, length);

@@ -95,6 +95,7 @@ function rangeSource(
     name,
     size,
     ...(version !== undefined && { version }),
+    disposable: true,
     async read(offset, length, signal) {
       checkRange({ name, size }, offset, length);
       if (closing.signal.aborted) throw closed(name);

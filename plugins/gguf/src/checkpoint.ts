@@ -95,6 +95,7 @@ export function checkpoint(
         ...(bias && { bias }),
         ...(scale && { rowScale: rowScales(tensor, scale, out, experts) }),
         segments: [{ type: tensor.type, from: 0, to: width, blocks }],
+        ...(tensor.shard.source.disposable && { disposable: true }),
       } satisfies LinearWeight;
     },
     vector: readVector,
