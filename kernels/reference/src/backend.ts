@@ -84,6 +84,10 @@ export class ReferenceBackend implements Backend {
     return kv;
   }
 
+  copyPage(kv: KvStore, from: number, to: number): void {
+    this.#own(kv, ReferenceKv, "cache").copyPage(from, to);
+  }
+
   free(resource: Weight | Tensor | KvStore): void {
     if (resource instanceof ReferenceTensor && !resource.persistent) {
       this.#pass.drop(this.#pass.own(resource));

@@ -71,6 +71,21 @@ export class ReferenceKv implements KvStore {
     return this.#layer(this.#values, layer);
   }
 
+  copyPage(from: number, to: number): void {
+    for (const page of [from, to]) {
+      if (!Number.isInteger(page) || page < 0 || page >= this.pages) {
+        throw invalid(`Page ${page} was to be copied in a cache of ${this.pages}.`, "page");
+      }
+    }
+    for (const [layers, size] of [
+      [this.#keys, this.keySize],
+      [this.#values, this.valueSize],
+    ] as const) {
+      const step = this.pageTokens * this.kvHeads * size;
+      for (const values of layers) values.copyWithin(to * step, from * step, (from + 1) * step);
+    }
+  }
+
   release(): void {
     this.#keys = [];
     this.#values = [];

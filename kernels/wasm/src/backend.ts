@@ -175,6 +175,21 @@ class WasmBackend implements Backend {
     return kv;
   }
 
+  copyPage(kv: KvStore, from: number, to: number): void {
+    const { address, layers, pages, layout } = this.#own(kv, "cache") as WasmKv;
+    for (const page of [from, to]) {
+      if (!Number.isInteger(page) || page < 0 || page >= pages) {
+        throw misuse(`Page ${page} was to be copied in a cache of ${pages}.`, "page");
+      }
+    }
+    const { bytes } = this.#heap;
+    for (let layer = 0; layer < layers; layer++) {
+      const at = address + layer * pages * layout.pageBytes;
+      const source = at + from * layout.pageBytes;
+      bytes.copyWithin(at + to * layout.pageBytes, source, source + layout.pageBytes);
+    }
+  }
+
   free(resource: Weight | Tensor | KvStore): void {
     if (this.#instance.closed) return;
     if (resource instanceof WasmTensor && resource.owner === this.#recorder && !resource.persistent) {

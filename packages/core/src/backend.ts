@@ -146,6 +146,8 @@ export interface Backend {
   vector(data: Float32Array): Tensor;
   kvBytes(spec: KvSpec): number;
   kv(spec: KvSpec): KvStore;
+  /** Copies one page over another, of all layers: what earlier passes wrote there. */
+  copyPage(kv: KvStore, from: number, to: number): void;
   /** Gives the memory back for reuse. */
   free(resource: Weight | Tensor | KvStore): void;
   readonly ops: Ops;

@@ -12,9 +12,12 @@ const fill = (cache: KvCache, tokens: readonly number[]): Sequence => {
 
 const count = (length: number, from = 0): number[] => Array.from({ length }, (_, i) => from + i);
 
+/** For tests that do not look into pages. */
+const copyPage = (): void => undefined;
+
 describe("kv cache", () => {
   it("takes whole pages as they are needed and gives all back", () => {
-    const cache = createKvCache({ pageTokens: 4, pages: 10, contextLength: 40 });
+    const cache = createKvCache({ copyPage, pageTokens: 4, pages: 10, contextLength: 40 });
     const sequence = fill(cache, count(9));
     expect([sequence.pages.length, cache.freePages]).toEqual([3, 7]);
     cache.discard(sequence);
@@ -22,7 +25,7 @@ describe("kv cache", () => {
   });
 
   it("takes over a finished sequence that the new text continues", () => {
-    const cache = createKvCache({ pageTokens: 4, pages: 10, contextLength: 40 });
+    const cache = createKvCache({ copyPage, pageTokens: 4, pages: 10, contextLength: 40 });
     const first = fill(cache, count(6));
     const pages = [...first.pages];
     cache.retire(first);
@@ -32,7 +35,7 @@ describe("kv cache", () => {
   });
 
   it("shares full pages with a text that diverges, and frees the tail when room is needed", () => {
-    const cache = createKvCache({ pageTokens: 4, pages: 5, contextLength: 20 });
+    const cache = createKvCache({ copyPage, pageTokens: 4, pages: 5, contextLength: 20 });
     const first = fill(cache, count(18));
     const pages = [...first.pages];
     cache.retire(first);
@@ -46,26 +49,36 @@ describe("kv cache", () => {
     expect(new Set(second.pages).size).toBe(5);
   });
 
-  it("shares pages with a running sequence, never the one being written", () => {
-    const cache = createKvCache({ pageTokens: 4, pages: 10, contextLength: 40 });
+  it("shares pages with a running sequence, of the one being written a copy", () => {
+    const copies: number[][] = [];
+    const cache = createKvCache({
+      pageTokens: 4,
+      pages: 10,
+      contextLength: 40,
+      copyPage: (from, to) => void copies.push([from, to]),
+    });
     const first = fill(cache, count(7));
     const second = cache.begin(count(12));
-    expect(second.tokens).toEqual(count(4));
+    expect(second.tokens).toEqual(count(7));
+    expect(copies).toEqual([[first.pages[1], second.pages[1]]]);
+    expect(second.pages[0]).toBe(first.pages[0]);
     cache.discard(first);
-    expect(cache.freePages).toBe(9);
+    expect(cache.freePages).toBe(8);
     cache.discard(second);
     expect(cache.freePages).toBe(10);
   });
 
   it("leaves the last token to be computed", () => {
-    const cache = createKvCache({ pageTokens: 4, pages: 10, contextLength: 40 });
+    const cache = createKvCache({ copyPage, pageTokens: 4, pages: 10, contextLength: 40 });
     cache.retire(fill(cache, count(8)));
-    expect(cache.begin(count(8)).tokens).toEqual(count(4));
-    expect(createKvCache({ pageTokens: 4, pages: 1, contextLength: 4 }).begin([1]).tokens).toEqual([]);
+    expect(cache.begin(count(8)).tokens).toEqual(count(7));
+    expect(createKvCache({ copyPage, pageTokens: 4, pages: 1, contextLength: 4 }).begin([1]).tokens).toEqual(
+      [],
+    );
   });
 
   it("frees the sequence that was used longest ago first", () => {
-    const cache = createKvCache({ pageTokens: 4, pages: 3, contextLength: 12 });
+    const cache = createKvCache({ copyPage, pageTokens: 4, pages: 3, contextLength: 12 });
     cache.retire(fill(cache, count(4, 100)));
     cache.retire(fill(cache, count(4, 200)));
     cache.retire(fill(cache, [...count(4, 100), 7])); // continues the first, which is young again
@@ -75,7 +88,7 @@ describe("kv cache", () => {
   });
 
   it("refuses more than a context, and says when others hold the pages", () => {
-    const cache = createKvCache({ pageTokens: 4, pages: 3, contextLength: 8 });
+    const cache = createKvCache({ copyPage, pageTokens: 4, pages: 3, contextLength: 8 });
     const first = fill(cache, count(8));
     expect(() => cache.reserve(first, 1)).toThrow(/9 tokens do not fit a context of 8/);
     const second = cache.fresh();
@@ -85,7 +98,7 @@ describe("kv cache", () => {
   });
 
   it("notices sequences that are used after they were given back", () => {
-    const cache = createKvCache({ pageTokens: 4, pages: 3, contextLength: 8 });
+    const cache = createKvCache({ copyPage, pageTokens: 4, pages: 3, contextLength: 8 });
     const sequence = fill(cache, [1]);
     cache.discard(sequence);
     expect(() => cache.append(sequence, [1])).toThrow(/given back/);
@@ -101,8 +114,11 @@ describe("kv cache", () => {
     fc.assert(
       fc.property(fc.array(command, { maxLength: 60 }), (commands) => {
         const pageTokens = 2;
-        const cache = createKvCache({ pageTokens, pages: 12, contextLength: 16 });
         const memory = new Int32Array(24).fill(-1);
+        const copy = (from: number, to: number): void => {
+          memory.copyWithin(to * pageTokens, from * pageTokens, (from + 1) * pageTokens);
+        };
+        const cache = createKvCache({ pageTokens, pages: 12, contextLength: 16, copyPage: copy });
         const live: Sequence[] = [];
         const reserve = (sequence: Sequence, count: number): boolean => {
           try {

@@ -24,14 +24,16 @@ export interface KvCacheOptions {
   pages: number;
   /** Most tokens of one sequence. */
   contextLength: number;
+  /** Copies what a page holds over another. */
+  copyPage(from: number, to: number): void;
 }
 
 /**
  * The book-keeping of the paged key/value cache: which pages belong to which sequence. Full pages may belong to several
- * sequences with the same beginning; a page that is still being filled belongs to one. Finished sequences stay until
- * their pages are needed, so that a later text with the same beginning starts from them.
+ * sequences with the same beginning; a page that is still being filled belongs to one, and whoever shares its beginning only gets a
+ * copy. Finished sequences stay until their pages are needed, so that a later text with the same beginning starts from them.
  */
-export interface KvCache extends Readonly<KvCacheOptions> {
+export interface KvCache extends Readonly<Omit<KvCacheOptions, "copyPage">> {
   readonly freePages: number;
   /** Sequences in use. */
   readonly running: number;
@@ -59,7 +61,8 @@ export interface KvCache extends Readonly<KvCacheOptions> {
 /** More than this many finished sequences are not worth searching. */
 const maxIdle = 64;
 
-export function createKvCache({ pageTokens, pages, contextLength }: KvCacheOptions): KvCache {
+export function createKvCache(options: KvCacheOptions): KvCache {
+  const { pageTokens, pages, contextLength } = options;
   const references = new Uint32Array(pages);
   const free = Array.from({ length: pages }, (_, i) => pages - 1 - i);
   const idle = new Set<Entry>();
@@ -77,15 +80,29 @@ export function createKvCache({ pageTokens, pages, contextLength }: KvCacheOptio
     entry.lost = [];
   };
 
-  const oldest = (): Entry | undefined => {
+  const oldest = (except?: Entry): Entry | undefined => {
     let found: Entry | undefined;
-    for (const entry of idle) if (found === undefined || entry.age < found.age) found = entry;
+    for (const entry of idle) {
+      if (entry !== except && (found === undefined || entry.age < found.age)) found = entry;
+    }
     return found;
   };
 
   const evict = (entry: Entry): void => {
     idle.delete(entry);
     release(entry);
+  };
+
+  /** A page of one's own, at the cost of finished sequences but `except`. */
+  const takePage = (except?: Entry): number | undefined => {
+    while (free.length === 0) {
+      const victim = oldest(except);
+      if (victim === undefined) return undefined;
+      evict(victim);
+    }
+    const page = free.pop();
+    if (page !== undefined) references[page] = 1;
+    return page;
   };
 
   const start = (tokens: number[], shared: Int32Array): Entry => {
@@ -119,10 +136,8 @@ export function createKvCache({ pageTokens, pages, contextLength }: KvCacheOptio
       let bestCommon = 0;
       for (const entry of [...idle, ...running]) {
         const common = commonPrefix(entry.tokens, reusable);
-        const whole = idle.has(entry) && common === entry.tokens.length;
-        const usable = whole ? common : common - (common % pageTokens);
-        if (usable > bestCommon) {
-          bestCommon = usable;
+        if (common > bestCommon) {
+          bestCommon = common;
           best = entry;
         }
       }
@@ -133,8 +148,16 @@ export function createKvCache({ pageTokens, pages, contextLength }: KvCacheOptio
         running.add(best);
         return best;
       }
-      const kept = bestCommon / pageTokens;
-      return start(best.tokens.slice(0, bestCommon), best.pages.slice(0, kept));
+      const kept = Math.floor(bestCommon / pageTokens);
+      const begun = best.pages[kept];
+      const entry = start(best.tokens.slice(0, kept * pageTokens), best.pages.slice(0, kept));
+      if (begun === undefined || bestCommon % pageTokens === 0) return entry;
+      const copy = takePage(best);
+      if (copy === undefined) return entry;
+      options.copyPage(begun, copy);
+      entry.pages = Int32Array.of(...entry.pages, copy);
+      entry.tokens = best.tokens.slice(0, bestCommon);
+      return entry;
     },
     fresh: () => start([], new Int32Array(0)),
     reserve(sequence, count) {

@@ -68,7 +68,12 @@ export interface RunnerStatus {
 export function createRunner(parts: RunnerParts): Runner {
   const { platform, backend, architecture, config, plan, kv, weights } = parts;
   const { pageTokens, pages } = plan.kv;
-  const cache = createKvCache({ pageTokens, pages, contextLength: plan.contextLength });
+  const cache = createKvCache({
+    pageTokens,
+    pages,
+    contextLength: plan.contextLength,
+    copyPage: (from, to) => backend.copyPage(kv, from, to),
+  });
   const context = forwardContext(parts);
   let disposed: Promise<void> | undefined;
 

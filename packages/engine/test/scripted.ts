@@ -162,6 +162,10 @@ export function scriptedBackend(options: ScriptedBackendOptions = {}): ScriptedB
         const tokens = new Int32Array(spec.pages * spec.pageTokens).fill(-7);
         return track<TokenStore>({ ...spec, bytes: kvBytes(spec), tokens });
       },
+      copyPage(kv, from, to) {
+        const { tokens, pageTokens } = kv as TokenStore;
+        tokens.copyWithin(to * pageTokens, from * pageTokens, (from + 1) * pageTokens);
+      },
       free: (resource) => {
         if (!alive.delete(resource)) throw new LowbitError("internal", "freed twice");
       },

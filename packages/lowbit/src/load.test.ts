@@ -201,7 +201,7 @@ describe("bad input", () => {
   });
 
   it("refuses a memory limit that the model does not fit, naming the model", async () => {
-    await expect(load(pico, { memoryLimitBytes: 5_000_000 })).rejects.toMatchObject({
+    await expect(load(pico, { memoryLimitBytes: 4_000_000 })).rejects.toMatchObject({
       code: "out-of-memory",
       message: expect.stringMatching(/pico.*needs .* MB \(weights .* MB, cache for .* tokens in f16/),
     });

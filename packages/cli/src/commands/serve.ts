@@ -13,6 +13,7 @@ interface ServeFlags extends LoadFlags {
   readonly name?: string;
   readonly apiKey?: string[];
   readonly parallel: number;
+  readonly contexts: number;
   readonly queue: number;
   readonly cors?: string[];
 }
@@ -36,12 +37,8 @@ export function serveCommand(io: Io): Command {
     .option("--host <address>", "address to listen on; 0.0.0.0 lets other machines in", "127.0.0.1")
     .option("--name <text>", "what requests call the model (default: its file's name)")
     .option("--api-key <key>", "let in only who knows it (repeatable; also LOWBIT_API_KEY)", collect)
-    .option(
-      "--parallel <count>",
-      "answers written at the same time, each with a whole context",
-      parseCount,
-      4,
-    )
+    .option("--parallel <count>", "answers written at the same time", parseCount, 16)
+    .option("--contexts <count>", "whole contexts that their cache has room for", parseCount, 4)
     .option("--queue <count>", "requests that may wait; more are answered 429", parseInteger, 128)
     .option("--cors <origin>", "let pages of this origin call it; * for all (repeatable)", collect);
   addCacheOption(addLoadOptions(command));
@@ -52,7 +49,9 @@ async function serve(io: Io, location: string | undefined, flags: ServeFlags): P
   const name = flags.name ?? modelLabel(location).replace(/\.(gguf|safetensors)$/, "");
   const keys = [...(flags.apiKey ?? []), ...(io.env.LOWBIT_API_KEY ? [io.env.LOWBIT_API_KEY] : [])];
   await interruptible(io, async (signal) => {
-    const model = loadModel(io, location, flags, signal, { sequences: flags.parallel });
+    const model = loadModel(io, location, flags, signal, {
+      sequences: Math.min(flags.contexts, flags.parallel),
+    });
     // Whoever listens for the server's sake hears of a failure too; the one below is the user's.
     model.catch(() => undefined);
     const server = createServer({

@@ -209,6 +209,42 @@ export function attentionCases({ check, backend }: Bench): void {
     backend().free(kv);
   });
 
+  check("attention: a copied page is as good as the one that was written", async () => {
+    const { ops } = backend();
+    const spec = { ...base, layers: 2, pages: 4 };
+    const kv = backend().kv(spec);
+    const rows = (count: number, columns: number) =>
+      ops.constant(
+        Float32Array.from({ length: count * columns }, (_, i) => Math.sin(i * 0.7)),
+        count,
+        columns,
+      );
+    const attend = async (part: Part, table: Int32Array, layer: number): Promise<Float32Array> => {
+      const count = part.to - part.from;
+      const batch = batchOf([part], [table]);
+      return evaluateOne(backend(), () =>
+        ops.attention(rows(count, 128), rows(count, 64), rows(count, 64), { ...base, kv, layer, batch }),
+      );
+    };
+    for (const layer of [0, 1]) await attend(whole(3), Int32Array.of(1), layer);
+    backend().copyPage(kv, 1, 3);
+    const next: Part = { sequence: 0, from: 3, to: 4 };
+    for (const layer of [0, 1]) {
+      const copied = await attend(next, Int32Array.of(3), layer);
+      expect(copied).toEqual(await attend(next, Int32Array.of(1), layer));
+      expect(copied).not.toEqual(await attend(next, Int32Array.of(0), layer));
+    }
+    for (const [from, to] of [
+      [0, 4],
+      [-1, 0],
+      [0.5, 1],
+    ] as const) {
+      expectRefusal(() => backend().copyPage(kv, from, to));
+    }
+    backend().free(kv);
+    expectRefusal(() => backend().copyPage(kv, 0, 1));
+  });
+
   refusals({ check, backend });
 }
 
