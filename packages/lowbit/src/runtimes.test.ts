@@ -5,22 +5,20 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { fileURLToPath } from "node:url";
 import { promisify } from "node:util";
-import { EdgeVM } from "@edge-runtime/vm";
 import { picoGguf } from "@lowbit/pico";
 import { writableFolder } from "@lowbit/platform/node";
+import { bundleEdge, startEdge } from "@lowbit/testing/edge";
+import { type Served, serveFolder } from "@lowbit/testing/serve-folder";
+import { developmentProgram } from "@lowbit/testing/serve-process";
 import { Miniflare } from "miniflare";
 import { afterAll, beforeAll, describe, expect, it } from "vitest";
-import { bundled, bundleEdge, bundleWorker } from "../test/runtimes/bundle.ts";
+import { bundled, bundleWorker } from "../test/runtimes/bundle.ts";
 import { type Answer, question } from "../test/runtimes/question.ts";
 import { rawWorkerd } from "../test/runtimes/raw-workerd.ts";
-import { type Served, serveFolder } from "../test/runtimes/serve-folder.ts";
 import { load, platform, writePieces } from "./index.ts";
 
 const pico = fileURLToPath(picoGguf);
 const scripts = fileURLToPath(new URL("../test/runtimes/", import.meta.url));
-/** Programs that the development dependencies bring. */
-const program = (name: string): string =>
-  fileURLToPath(new URL(`../../../node_modules/.bin/${name}`, import.meta.url));
 
 /** The program itself: the package's command is a script around it, which would not end with it. */
 const workerd: string = createRequire(import.meta.url)("workerd").default;
@@ -51,8 +49,8 @@ it("Node answers right, so that the others can be held against it", () => {
 
 describe.each([
   ["node", [process.execPath]],
-  ["deno", [program("deno"), "run", "-A", "--quiet"]],
-  ["bun", [program("bun"), "run"]],
+  ["deno", [developmentProgram("deno"), "run", "-A", "--quiet"]],
+  ["bun", [developmentProgram("bun"), "run"]],
 ] as const)("%s", (runtime, [command, ...flags]) => {
   const ask = async (...args: string[]): Promise<unknown> => {
     const env = { ...process.env, LOWBIT_CACHE: join(folder, runtime), DENO_NO_UPDATE_CHECK: "1" };
@@ -154,10 +152,12 @@ describe("workerd", () => {
 
 describe("edge-light", () => {
   it("answers over HTTP, with modules that the bundle brings", async () => {
-    const { script, wasmModules } = await bundleEdge();
-    expect([Object.keys(wasmModules).length, script.includes("import.meta")]).toEqual([2, false]);
-    const runtime = new EdgeVM({ extend: (context) => Object.assign(context, { wasmModules }) });
-    runtime.evaluate(script);
+    const bundle = await bundleEdge(join(scripts, "edge.ts"));
+    expect([Object.keys(bundle.wasmModules).length, bundle.script.includes("import.meta")]).toEqual([
+      2,
+      false,
+    ]);
+    const runtime = startEdge(bundle);
     const call = `edge.answer(${JSON.stringify(`${served.base}/pico-Q8_0.gguf`)})`;
     const answer = JSON.parse(await runtime.evaluate<Promise<string>>(call));
     expect(answer).toEqual({ runtime: "edge-light", limit: 100 * 2 ** 20, ...expected });
