@@ -1,7 +1,13 @@
 import { existsSync, readFileSync } from "node:fs";
 import { createServer } from "node:http";
 import type { AddressInfo } from "node:net";
-import { join } from "node:path";
+import { extname, join } from "node:path";
+
+const types: Readonly<Record<string, string>> = {
+  ".html": "text/html",
+  ".js": "text/javascript",
+  ".wasm": "application/wasm",
+};
 
 /** A static server with Range, which can be taken down and up again. */
 export interface Served {
@@ -11,12 +17,28 @@ export interface Served {
   close(): void;
 }
 
-export async function serveFolder(folder: string): Promise<Served> {
+/** `onPost` is told the path and the body of what pages post. */
+export async function serveFolder(
+  folder: string,
+  onPost?: (path: string, body: string) => void,
+): Promise<Served> {
   let sent = 0;
   const state = { down: false };
   const server = createServer((request, response) => {
-    const path = join(folder, decodeURIComponent(new URL(request.url ?? "/", "http://host").pathname));
+    const { pathname } = new URL(request.url ?? "/", "http://host");
+    const path = join(folder, decodeURIComponent(pathname));
     if (state.down) return void request.socket.destroy();
+    if (request.method === "POST") {
+      let body = "";
+      request.setEncoding("utf8").on("data", (text) => {
+        body += text;
+      });
+      request.on("end", () => {
+        response.end();
+        onPost?.(pathname, body);
+      });
+      return;
+    }
     if (!existsSync(path)) return void response.writeHead(404).end();
     const bytes = readFileSync(path);
     const [, from, to] = /^bytes=(\d+)-(\d+)$/.exec(request.headers.range ?? "") ?? [];
@@ -24,6 +46,7 @@ export async function serveFolder(folder: string): Promise<Served> {
     const body = from === undefined ? bytes : bytes.subarray(start, Number(to) + 1);
     sent += body.length;
     response.writeHead(from === undefined ? 200 : 206, {
+      "content-type": types[extname(path)] ?? "application/octet-stream",
       etag: `"${bytes.length}"`,
       "content-length": body.length,
       ...(from !== undefined && {

@@ -1,12 +1,12 @@
-import { readdirSync } from "node:fs";
-import { join } from "node:path";
+import { cpSync, readdirSync, writeFileSync } from "node:fs";
+import { basename, join } from "node:path";
 import { fileURLToPath } from "node:url";
 import { build } from "esbuild";
 
-/** Bundles worker.ts as wrangler does: `.wasm` imports stay imports of modules. Returns the names of what lies in `folder`. */
-export async function bundleWorker(folder: string): Promise<string[]> {
+/** Bundles a Worker as wrangler does: `.wasm` imports stay imports of modules. Returns the names of what lies in `folder`. */
+export async function bundleWorker(folder: string, entry = "worker.ts"): Promise<string[]> {
   await build({
-    entryPoints: [fileURLToPath(new URL("worker.ts", import.meta.url))],
+    entryPoints: { worker: fileURLToPath(new URL(entry, import.meta.url)) },
     bundle: true,
     minify: true,
     format: "esm",
@@ -18,6 +18,25 @@ export async function bundleWorker(folder: string): Promise<string[]> {
     logLevel: "silent",
   });
   return readdirSync(folder).sort();
+}
+
+/** A page with its script in `folder`/page, and the kernels where the script looks for them. */
+export async function bundlePage(folder: string, entry: string): Promise<void> {
+  const output = join(folder, "page", basename(entry).replace(/ts$/, "js"));
+  await build({
+    entryPoints: [fileURLToPath(new URL(entry, import.meta.url))],
+    bundle: true,
+    minify: true,
+    format: "esm",
+    target: "es2024",
+    conditions: ["browser"],
+    outfile: output,
+    logLevel: "error",
+  });
+  const script = `<!doctype html><script type="module" src="${basename(output)}"></script>`;
+  writeFileSync(join(folder, "page/index.html"), script);
+  const kernels = new URL("../../../../kernels/wasm/pkg", import.meta.url);
+  cpSync(fileURLToPath(kernels), join(folder, "pkg"), { recursive: true });
 }
 
 /** One file of a bundle. */

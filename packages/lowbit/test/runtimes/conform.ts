@@ -1,0 +1,76 @@
+import {
+  architectures,
+  createEngine,
+  createTokenizer,
+  type FileSet,
+  gguf,
+  gptq,
+  type Model,
+  platform,
+  safetensors,
+  wasm,
+} from "lowbit";
+
+/** What a model says on one build of the kernels. */
+export interface Conduct {
+  /** Tokens of the answers, greedily. */
+  readonly ids: readonly number[];
+  readonly texts: readonly string[];
+  /** SHA-256 of all logits of a text. */
+  readonly logits: string;
+  /** Which build that was. */
+  readonly build: string;
+}
+
+/** By model, then by build: "simd128", plain SIMD, or "auto", what the runtime's engine allows. */
+export type Conformance = Readonly<Record<"gguf" | "gptq", Readonly<Record<"simd128" | "auto", Conduct>>>>;
+
+const prompts = [
+  "What is 12 + 7?",
+  "Find a route from Brussels to Athens.",
+  "Write a short story about a cat.",
+];
+
+async function conduct(model: Model): Promise<Conduct> {
+  const ids: number[] = [];
+  const texts: string[] = [];
+  for (const content of prompts) {
+    const messages = [{ role: "user" as const, content }];
+    const { tokens, text } = await model.complete({ messages, temperature: 0, maxTokens: 48 });
+    ids.push(...tokens);
+    texts.push(text);
+  }
+  const logits = await model.forward(model.tokenizer.encode(prompts.join(" ")));
+  const bytes = new Uint8Array(logits.buffer, logits.byteOffset, logits.byteLength);
+  const hash = new Uint8Array(await crypto.subtle.digest("SHA-256", bytes as Uint8Array<ArrayBuffer>));
+  return {
+    ids,
+    texts,
+    logits: hash.reduce((hex, byte) => hex + byte.toString(16).padStart(2, "0"), ""),
+    build: model.info.backendDescription,
+  };
+}
+
+/** Runs the same two models everywhere. */
+export async function conform(
+  locations: Readonly<Record<"gguf" | "gptq", string | FileSet>>,
+): Promise<Conformance> {
+  const one = async (location: string | FileSet, variant: "simd128" | "auto"): Promise<Conduct> => {
+    const engine = createEngine({
+      platform: platform(),
+      backends: [wasm({ variant })],
+      plugins: [gguf(), safetensors(), gptq()],
+      architectures,
+      createTokenizer,
+    });
+    const model = await engine.load(location, { contextLength: 512 });
+    const result = await conduct(model);
+    await model.dispose();
+    return result;
+  };
+  const both = async (location: string | FileSet) => ({
+    simd128: await one(location, "simd128"),
+    auto: await one(location, "auto"),
+  });
+  return { gguf: await both(locations.gguf), gptq: await both(locations.gptq) };
+}
