@@ -12,7 +12,7 @@ import type {
 } from "@lowbit/core";
 import { throwIfAborted } from "@lowbit/core";
 import { filesOf, type ModelLocation } from "./files.ts";
-import { type Inspection, inspectCheckpoint, sizesOf } from "./inspect.ts";
+import { type Inspection, type InspectOptions, inspectCheckpoint, sizesOf } from "./inspect.ts";
 import { createModel, type Model, type ModelInfo } from "./model.ts";
 import { checkLoadOptions, type LoadOptions } from "./options.ts";
 import { checkContext, checkPlan, type MemoryPlan, planMemory } from "./plan.ts";
@@ -39,7 +39,7 @@ export interface Engine {
   /** Opens, plans and loads. On any failure all files are closed and all memory is freed. */
   load(location: ModelLocation, options?: LoadOptions): Promise<Model>;
   /** Opens and plans, reading no weight; for a model that cannot run here, too. */
-  inspect(location: ModelLocation, options?: LoadOptions): Promise<Inspection>;
+  inspect(location: ModelLocation, options?: InspectOptions): Promise<Inspection>;
   /** Opens with the format that is surest, as `load` does, for whoever wants the weights themselves; the caller closes it. */
   open(location: ModelLocation, options?: Pick<LoadOptions, "plugins" | "signal">): Promise<Checkpoint>;
 }
@@ -88,13 +88,18 @@ export function createEngine(engine: EngineOptions): Engine {
         await checkpoint.close();
       }
     },
-    async inspect(location, options = {}) {
+    async inspect(location, { limits, ...options } = {}) {
       const parts = partsFor(options);
       const [files, checkpoint] = await open(location, options, parts);
       const place = withLimit(platform, options);
       try {
-        return await inspectCheckpoint(checkpoint, parts.architectures, place, files.name, options, () =>
-          createBackend(parts.backends, options.backend ?? "auto", place),
+        return await inspectCheckpoint(
+          checkpoint,
+          parts.architectures,
+          place,
+          files.name,
+          { ...options, ...(limits && { limits }) },
+          () => createBackend(parts.backends, options.backend ?? "auto", place),
         );
       } finally {
         await checkpoint.close();

@@ -3,7 +3,7 @@ export { createEngine, type Engine, type EngineOptions } from "./create-engine.t
 export type { EmbedOptions } from "./embed.ts";
 export type { ModelLocation } from "./files.ts";
 export type { ForwardOptions, LogitRows } from "./forward.ts";
-export type { InspectedTensor, Inspection } from "./inspect.ts";
+export type { Fit, InspectedTensor, Inspection, InspectOptions } from "./inspect.ts";
 export type { Model, ModelInfo, ModelStatus } from "./model.ts";
 export type { LoadOptions, LoadProgress } from "./options.ts";
 export type { MemoryPlan, PlannedWeight } from "./plan.ts";

@@ -2,6 +2,7 @@ import {
   type Architecture,
   type Backend,
   type Checkpoint,
+  type KvType,
   LowbitError,
   type ModelConfig,
   type Platform,
@@ -9,7 +10,7 @@ import {
   type WeightEntry,
 } from "@lowbit/core";
 import type { LoadOptions } from "./options.ts";
-import { checkContext, checkPlan, type MemoryPlan, planMemory } from "./plan.ts";
+import { checkContext, checkPlan, type MemoryPlan, packable, planMemory } from "./plan.ts";
 import { findArchitecture } from "./prepare.ts";
 import { checkEntries, entriesByRole } from "./weights.ts";
 
@@ -34,8 +35,22 @@ export interface Inspection {
   readonly tensors: readonly InspectedTensor[];
   readonly backend: { readonly name: string; readonly description: string } | undefined;
   readonly plan: MemoryPlan | undefined;
+  /** Whether and how it would run within other limits: those of `InspectOptions.limits`, by name. */
+  readonly fits: Readonly<Record<string, Fit>>;
   /** Why it would not load, in the order of loading; empty if it would. */
   readonly problems: readonly LowbitError[];
+}
+
+export interface InspectOptions extends LoadOptions {
+  /** Memory limits to plan for beside the platform's own, in bytes. */
+  readonly limits?: Readonly<Record<string, number>>;
+}
+
+/** How a model would run where a limit holds. */
+export interface Fit {
+  readonly limitBytes: number;
+  /** The plan with the best cache: with the longest context, and of those the more exact one. It may not fit. */
+  readonly plan: MemoryPlan;
 }
 
 export async function inspectCheckpoint(
@@ -43,7 +58,7 @@ export async function inspectCheckpoint(
   architectures: readonly Architecture[],
   platform: Platform,
   name: string,
-  options: LoadOptions,
+  options: InspectOptions,
   createBackend: () => Promise<Backend>,
 ): Promise<Inspection> {
   const problems: LowbitError[] = [];
@@ -71,16 +86,33 @@ export async function inspectCheckpoint(
   try {
     const here = backend;
     const { memoryLimitBytes } = platform;
-    const makePlan = (changes: Pick<LoadOptions, "contextLength" | "kvCache">): MemoryPlan | undefined =>
+    const makePlan = (
+      changes: Pick<LoadOptions, "contextLength" | "kvCache" | "memoryLimitBytes">,
+    ): MemoryPlan | undefined =>
       config && here && specs.length > 0
         ? planMemory(config, specs, entries, here, {
             sequences: options.sequences,
             ...changes,
-            memoryLimitBytes,
+            memoryLimitBytes: changes.memoryLimitBytes ?? memoryLimitBytes,
           })
         : undefined;
+    const fitOf = (limitBytes: number): Fit[] => {
+      const { contextLength, kvCache } = options;
+      const types: KvType[] = kvCache ? [kvCache] : config && packable(config) ? ["f16", "q8_0"] : ["f16"];
+      const plans = types.flatMap(
+        (type) => makePlan({ contextLength, kvCache: type, memoryLimitBytes: limitBytes }) ?? [],
+      );
+      const [exact, packed] = plans;
+      if (exact === undefined) return [];
+      const better = packed?.fits && (!exact.fits || packed.contextLength > exact.contextLength);
+      return [{ limitBytes, plan: packed && better ? packed : exact }];
+    };
     if (config) attempt(() => checkContext(options.contextLength, config.contextLength));
-    const plan = attempt(() => makePlan(options));
+    const { memoryLimitBytes: _, limits, ...rest } = options;
+    const plan = attempt(() => makePlan(rest));
+    const fits = Object.fromEntries(
+      Object.entries(limits ?? {}).flatMap(([place, limit]) => fitOf(limit).map((fit) => [place, fit])),
+    );
     if (plan && here) attempt(() => checkPlan(plan, name, here, (changes) => makePlan(changes) ?? plan));
     const planned = new Map(plan?.weights.map((weight) => [weight.role, weight]));
     const tensors = checkpoint.entries().map((entry): InspectedTensor => {
@@ -96,6 +128,7 @@ export async function inspectCheckpoint(
       tensors,
       backend: here && { name: here.name, description: here.description },
       plan,
+      fits,
       problems,
     };
   } finally {

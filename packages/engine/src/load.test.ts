@@ -307,6 +307,25 @@ describe("inspect", () => {
     expect([format.read, format.openCount(), backend.created() - backend.disposed()]).toEqual([[], 0, 0]);
   });
 
+  it("plans for other limits too, with the cache that gives the longest context", async () => {
+    const config = { layers: 64, keySize: 32, valueSize: 32, contextLength: 2048 } as const;
+    const { engine, format } = scripted({ format: { config } });
+    const limits = { wide: 1e9, narrow: 9_000_000, tiny: 1000 };
+    const { fits } = await engine.inspect(scriptedFile, { limits });
+    expect(Object.entries(fits).map(([name, { plan }]) => [name, plan.fits, plan.kv.type])).toEqual([
+      ["wide", true, "f16"],
+      ["narrow", true, "q8_0"],
+      ["tiny", false, "f16"],
+    ]);
+    expect(fits.wide?.plan.contextLength).toBe(2048);
+    const { narrow } = fits;
+    expect(narrow?.plan.requiredBytes).toBeLessThanOrEqual(9_000_000);
+    const { kv, contextLength } = narrow?.plan ?? {};
+    const options = { memoryLimitBytes: 9_000_000, kvCache: kv?.type, contextLength };
+    await (await engine.load(scriptedFile, options as LoadOptions)).dispose();
+    expect(format.openCount()).toBe(0);
+  });
+
   it("collects the reasons why a model would not load", async () => {
     const tight = scripted({ memoryLimitBytes: 20_000 });
     const { problems, plan } = await tight.engine.inspect(scriptedFile);

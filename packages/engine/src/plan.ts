@@ -175,9 +175,11 @@ export function checkPlan(
   const automatic = smaller({ kvCache: plan.kv.type });
   const hints: string[] = [];
   if (automatic.fits) hints.push(`contextLength: ${automatic.contextLength}`);
-  // q8_0 packs 32 values of a head.
-  const packable = plan.kv.type !== "q8_0" && plan.kv.keySize % 32 === 0 && plan.kv.valueSize % 32 === 0;
-  if (packable && smaller({ kvCache: "q8_0", contextLength: plan.contextLength }).fits)
+  if (
+    plan.kv.type !== "q8_0" &&
+    packable(plan.kv) &&
+    smaller({ kvCache: "q8_0", contextLength: plan.contextLength }).fits
+  )
     hints.push(`kvCache: "q8_0"`);
   throw new LowbitError(
     "out-of-memory",
@@ -190,6 +192,11 @@ export function checkPlan(
           : "Choose a smaller model or one quantized to fewer bits, or raise memoryLimitBytes if the machine has more.",
     },
   );
+}
+
+/** May the cache be q8_0, which packs 32 values of a head? */
+export function packable({ keySize, valueSize }: Pick<KvSpec, "keySize" | "valueSize">): boolean {
+  return keySize % 32 === 0 && valueSize % 32 === 0;
 }
 
 function planWeight(

@@ -1,5 +1,11 @@
-import type { LoadOptions as EngineLoadOptions, Inspection, Model, ModelLocation } from "@lowbit/engine";
-import type { CacheStore, PlatformOptions } from "@lowbit/platform";
+import type {
+  InspectOptions as EngineInspectOptions,
+  LoadOptions as EngineLoadOptions,
+  Inspection,
+  Model,
+  ModelLocation,
+} from "@lowbit/engine";
+import { type CacheStore, memoryPresets, type PlatformOptions } from "@lowbit/platform";
 import { defaultEngine } from "./defaults.ts";
 
 export { awq } from "@lowbit/awq";
@@ -100,10 +106,24 @@ export function load(location: ModelLocation, options: LoadOptions = {}): Promis
   return defaultEngine(platformOptions(options)).load(location, rest);
 }
 
-/** What can be told about a model without reading its weights: tensors, layouts, memory plan, and why it would not load. */
-export function inspect(location: ModelLocation, options: LoadOptions = {}): Promise<Inspection> {
-  const { cache, ...rest } = options;
-  return defaultEngine(platformOptions(options)).inspect(location, rest);
+export interface InspectOptions extends LoadOptions, EngineInspectOptions {
+  /** Memory limits to plan for, in bytes by name. @default those of `memoryPresets` */
+  limits?: Readonly<Record<string, number>>;
+}
+
+/**
+ * What can be told about a model without reading its weights: tensors, layouts, memory plan, why it would not load, and how it would fit
+ * where memory is known (`fits.workers`).
+ */
+export function inspect(location: ModelLocation, options: InspectOptions = {}): Promise<Inspection> {
+  const { cache, limits = presetLimits(), ...rest } = options;
+  return defaultEngine(platformOptions(options)).inspect(location, { ...rest, limits });
+}
+
+function presetLimits(): Record<string, number> {
+  return Object.fromEntries(
+    Object.entries(memoryPresets).map(([name, { limitBytes }]) => [name, limitBytes]),
+  );
 }
 
 function platformOptions({ cache, onProgress }: LoadOptions): PlatformOptions {

@@ -164,7 +164,7 @@ export async function withWork(
         void safe.return().finally(() => end(apiError(signal.reason).status));
       };
       signal.addEventListener("abort", leave);
-      const stream = byteStream(safe, () => (slots.running > 1 ? gatherMs : 0), gone);
+      const stream = byteStream(safe, () => gatherMs(slots.running), gone);
       return new Response(stream, {
         headers: {
           "content-type": "text/event-stream",
@@ -204,8 +204,13 @@ async function* replayed<T>(
   }
 }
 
-/** While several answers are being written, the events of one go out together, at most so late: each write costs as much as a token. */
-const gatherMs = 20;
+/**
+ * While several answers are being written, the events of one go out together, at most so late: each write costs as much as a token of pico. The
+ * more answers there are, the slower each grows.
+ */
+function gatherMs(running: number): number {
+  return running > 1 ? Math.min(50, 10 + running) : 0;
+}
 
 /** Lines as bytes, as they come or, where `gather` says so, those of some milliseconds at once. */
 function byteStream(

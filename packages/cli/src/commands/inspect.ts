@@ -1,5 +1,5 @@
 import { Command } from "commander";
-import type { InspectedTensor, Inspection, MemoryPlan } from "lowbit";
+import { type InspectedTensor, type Inspection, type MemoryPlan, memoryPresets } from "lowbit";
 import { type Column, formatBytes, formatCount, formatPairs, formatTable, printable } from "../format.ts";
 import { type Io, writeJson } from "../io.ts";
 import { inspectModel, interruptible } from "../model.ts";
@@ -30,14 +30,17 @@ async function inspect(io: Io, model: string | undefined, flags: InspectFlags): 
 }
 
 function jsonOf(inspection: Inspection, readBytes: number): unknown {
-  const { format, config, parameters, bitsPerWeight, backend, plan, problems } = inspection;
+  const { format, config, parameters, bitsPerWeight, backend, plan, fits, problems } = inspection;
   return {
     format,
     config,
     parameters,
     bitsPerWeight,
     backend,
-    plan: plan && { ...plan, weights: undefined },
+    plan: plan && withoutWeights(plan),
+    fits: Object.fromEntries(
+      Object.entries(fits).map(([name, fit]) => [name, { ...fit, plan: withoutWeights(fit.plan) }]),
+    ),
     problems: problems.map(({ code, reason, message }) => ({ code, reason, message })),
     metadata: Object.fromEntries([...inspection.metadata].map(([key, value]) => [key, summary(value)])),
     tensors: inspection.tensors.map((tensor) => ({
@@ -52,6 +55,11 @@ function jsonOf(inspection: Inspection, readBytes: number): unknown {
     })),
     readBytes,
   };
+}
+
+function withoutWeights(plan: MemoryPlan): Omit<MemoryPlan, "weights"> {
+  const { weights, ...rest } = plan;
+  return rest;
 }
 
 /** Long arrays (vocabularies) are told by their length. */
@@ -75,6 +83,7 @@ function textOf(inspection: Inspection, readBytes: number, metadata: boolean): s
   if (metadata) parts.push(formatPairs(metadataPairs(inspection.metadata)));
   parts.push(tensorTable(inspection.tensors));
   if (inspection.plan !== undefined) parts.push(planText(inspection.plan));
+  if (Object.keys(inspection.fits).length > 0) parts.push(fitTable(inspection.fits));
   parts.push(`Read ${formatBytes(readBytes)} of the file.`);
   for (const problem of inspection.problems) parts.push(`It would not load: ${printable(problem.message)}`);
   return parts.join("\n\n");
@@ -164,12 +173,33 @@ function tensorTable(tensors: readonly InspectedTensor[]): string {
   return formatTable(columns, rows);
 }
 
+const places: readonly Column[] = [
+  { title: "place" },
+  { title: "memory for a model", align: "right" },
+  { title: "needs", align: "right" },
+  { title: "context", align: "right" },
+  { title: "cache" },
+];
+
+/** Where it would run, and with which context. */
+function fitTable(fits: Inspection["fits"]): string {
+  const rows = Object.entries(fits).map(([name, { limitBytes, plan }]) => [
+    memoryPresets[name as keyof typeof memoryPresets]?.title ?? name,
+    formatBytes(limitBytes),
+    formatBytes(plan.requiredBytes),
+    plan.fits ? `${plan.contextLength}` : "does not fit",
+    plan.fits ? plan.kv.type : "-",
+  ]);
+  return formatTable(places, rows);
+}
+
 function planText(plan: MemoryPlan): string {
   return formatPairs([
     ["weights", formatBytes(plan.weightBytes)],
     ["key/value cache", `${formatBytes(plan.kvBytes)} (${plan.contextLength} tokens, ${plan.kv.type})`],
     ["activations", formatBytes(plan.activationBytes)],
-    ["together", `${formatBytes(plan.totalBytes)} of at most ${formatBytes(plan.limitBytes)}`],
+    ["tokenizer", formatBytes(plan.hostBytes)],
+    ["together", `${formatBytes(plan.requiredBytes)} of at most ${formatBytes(plan.limitBytes)}`],
     ["in host memory", `${formatBytes(plan.transferBytes)} at a time while loading`],
   ]);
 }
