@@ -75,6 +75,20 @@ it("downloads a model once, and finishes an answer that is being written when it
   }
 });
 
+it("ends while its model is still being loaded", async () => {
+  const storage = await serveFolder(cache);
+  storage.stalled = true;
+  try {
+    const server = await start({ MODEL: `${storage.base}/model.gguf` });
+    await expect.poll(() => storage.requests()).toBeGreaterThan(0);
+    expect((await fetch(`${server.base}/health`)).status).toBe(503);
+    expect((await server.stop()).code).toBe(0);
+    expect(server.output().trim().split("\n")).toHaveLength(1);
+  } finally {
+    storage.close();
+  }
+});
+
 it("ends with what is wrong about a model", async () => {
   const server = await start({ MODEL: "./nothing.gguf" });
   const { code } = await server.ended;

@@ -13,6 +13,7 @@ const parallel = 4;
 
 const loading = new AbortController();
 const model = load(location, {
+  backend: "wasm", // rather fail than compute slowly
   cache: true, // what was downloaded is there at the next start
   sequences: parallel,
   signal: loading.signal,
@@ -44,8 +45,8 @@ const signals = ["SIGINT", "SIGTERM"] as const;
 for (const signal of signals) process.on(signal, stop);
 
 try {
-  await model;
-  console.error("ready");
+  const { info } = await model;
+  console.error(`ready, on ${info.backendDescription}`);
 } catch (error) {
   if (!loading.signal.aborted) {
     console.error(LowbitError.is(error) ? error.message : error);

@@ -1,4 +1,4 @@
-import { mkdtempSync, rmSync } from "node:fs";
+import { existsSync, mkdtempSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { fileURLToPath } from "node:url";
@@ -71,6 +71,35 @@ it("downloads a model once, and finishes an answer that is being written when it
     expect((await stopped).code).toBe(0);
     expect(await await ask(second.base).catch(() => "gone")).toBe("gone");
   } finally {
+    storage.close();
+  }
+});
+
+it("ends while its model is still being loaded", async () => {
+  const storage = await serveFolder(cache);
+  storage.stalled = true;
+  try {
+    const server = await start({ MODEL: `${storage.base}/model.gguf` });
+    await expect.poll(() => storage.requests()).toBeGreaterThan(0);
+    expect((await fetch(`${server.base}/health`)).status).toBe(503);
+    expect((await server.stop()).code).toBe(0);
+    expect(server.output().trim().split("\n")).toHaveLength(1);
+  } finally {
+    storage.close();
+  }
+});
+
+it("reads a model by ranges on Deno Deploy, and keeps nothing of it", async () => {
+  const storage = await serveFolder(fileURLToPath(new URL(".", picoGguf)));
+  const LOWBIT_CACHE = join(cache, "deployed");
+  const server = await start({ MODEL: `${storage.base}/pico-Q8_0.gguf`, DENO_DEPLOY: "true", LOWBIT_CACHE });
+  try {
+    await ready(server.base);
+    const { choices } = await (await ask(server.base)).json();
+    expect(choices[0].message.content).toBe("12 + 7 = 19.");
+    expect(existsSync(LOWBIT_CACHE)).toBe(false);
+  } finally {
+    await server.stop();
     storage.close();
   }
 });

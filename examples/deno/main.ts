@@ -10,15 +10,17 @@ const name =
     .at(-1)
     ?.replace(/\.gguf$/, "") ?? "";
 const keys = Deno.env.get("API_KEYS");
+const deployed = Deno.env.has("DENO_DEPLOY");
 const parallel = 4;
 
 const loading = new AbortController();
 const model = load(location, {
-  cache: true, // what was downloaded is there at the next start
+  backend: "wasm", // rather fail than compute slowly
+  cache: !deployed, // what was downloaded is there at the next start; an instance of Deno Deploy keeps nothing
   sequences: parallel,
   signal: loading.signal,
-  // Deno Deploy tells a program the memory of a machine that it has but a part of.
-  ...(Deno.env.has("DENO_DEPLOYMENT_ID") && { memoryLimitBytes: memoryPresets["deno-deploy"].limitBytes }),
+  // The machine's memory, which Deno tells of, is not what Deno Deploy gives.
+  ...(deployed && { memoryLimitBytes: memoryPresets["deno-deploy"].limitBytes }),
 });
 
 // Listens at once; until the model is there, requests are answered 503 with Retry-After.
@@ -41,7 +43,7 @@ async function stop(): Promise<void> {
   for (const signal of signals) Deno.removeSignalListener(signal, stop);
   loading.abort();
   const closed = http.shutdown();
-  await server.close();
+  await server.close({ graceMs: deployed ? 4000 : 10_000 }); // Deno Deploy kills 5 s after SIGINT
   await closed;
   await (await model.catch(() => undefined))?.dispose();
 }
@@ -49,8 +51,8 @@ const signals = ["SIGINT", "SIGTERM"] as const;
 for (const signal of signals) Deno.addSignalListener(signal, stop);
 
 try {
-  await model;
-  console.error("ready");
+  const { info } = await model;
+  console.error(`ready, on ${info.backendDescription}`);
 } catch (error) {
   if (!loading.signal.aborted) {
     console.error(LowbitError.is(error) ? error.message : error);

@@ -9,24 +9,31 @@ const types: Readonly<Record<string, string>> = {
   ".wasm": "application/wasm",
 };
 
-/** A static server with Range, which can be taken down and up again. */
+/** A static server with Range, whose failures can be switched on and off. */
 export interface Served {
   readonly base: string;
+  /** Cuts every connection. */
   down: boolean;
+  /** Answers nobody, and lets them wait. */
+  stalled: boolean;
+  requests(): number;
   sentBytes(): number;
   close(): void;
 }
 
-/** `onPost` is told the path and the body of what pages post. */
+/** Serves a folder on a port of its own. `onPost` is told the path and the body of what pages post. */
 export async function serveFolder(
   folder: string,
   onPost?: (path: string, body: string) => void,
 ): Promise<Served> {
   let sent = 0;
-  const state = { down: false };
+  let requests = 0;
+  const state = { down: false, stalled: false };
   const server = createServer((request, response) => {
     const { pathname } = new URL(request.url ?? "/", "http://host");
     const path = join(folder, decodeURIComponent(pathname));
+    requests++;
+    if (state.stalled) return;
     if (state.down) return void request.socket.destroy();
     if (request.method === "POST") {
       let body = "";
@@ -58,6 +65,7 @@ export async function serveFolder(
   await new Promise((resolve) => server.once("listening", resolve));
   return Object.assign(state, {
     base: `http://127.0.0.1:${(server.address() as AddressInfo).port}`,
+    requests: () => requests,
     sentBytes: () => sent,
     close() {
       server.closeAllConnections();
