@@ -15,13 +15,16 @@ const engine = createEngine({
 });
 
 async function start(): Promise<Server> {
-  const { MODEL_URL = "", API_KEYS } = process.env;
+  const { MODEL_URL, API_KEYS } = process.env;
+  if (!MODEL_URL)
+    throw new Error("The environment variable MODEL_URL is missing: where the model's file is.");
   const model = await engine.load(new URL(MODEL_URL));
   return createServer({
     model,
     name: "model",
     ...(API_KEYS && { apiKeys: API_KEYS.split(/\s+/) }),
-    limits: { parallel: 4, queue: 16, timeoutMs: 120_000 },
+    // Vercel may not tell of clients that have left: what nobody reads ends here at the latest.
+    limits: { parallel: 4, queue: 16, completionTokens: 500, timeoutMs: 120_000 },
   });
 }
 
