@@ -3,7 +3,7 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { fileURLToPath } from "node:url";
 import { picoGguf } from "@lowbit/pico";
-import { describeOpenAiClients } from "@lowbit/testing/openai-clients";
+import { type ClientTarget, describeOpenAiClients, passesForLeaving } from "@lowbit/testing/openai-clients";
 import { serveFolder } from "@lowbit/testing/serve-folder";
 import { developmentProgram, type ServingProcess, serveProcess } from "@lowbit/testing/serve-process";
 import { afterAll, beforeAll, describe, expect, it, vi } from "vitest";
@@ -48,7 +48,19 @@ describe("the server in bun", () => {
     expect((await ask(server.base)).status).toBe(401);
   });
 
-  describeOpenAiClients(() => ({ baseURL: `${server.base}/v1`, apiKey: "second", model: "pico-Q8_0" }));
+  const target = (): ClientTarget => ({
+    baseURL: `${server.base}/v1`,
+    apiKey: "second",
+    model: "pico-Q8_0",
+  });
+  describeOpenAiClients(target);
+
+  it.each([
+    ["streamed", true],
+    ["whole", false],
+  ])("ends an answer when its reader leaves: %s", async (_, stream) => {
+    expect(await passesForLeaving(target(), stream)).toBeLessThan(400);
+  });
 });
 
 it("downloads a model once, and finishes an answer that is being written when it is told to end", async () => {

@@ -6,7 +6,7 @@ import { gzipSync } from "node:zlib";
 import { ggmlTypes } from "@lowbit/gguf";
 import { picoGguf } from "@lowbit/pico";
 import { bundleEdge, type EdgeBundle, type EdgeServer, serveEdge } from "@lowbit/testing/edge";
-import { describeOpenAiClients } from "@lowbit/testing/openai-clients";
+import { type ClientTarget, describeOpenAiClients, passesForLeaving } from "@lowbit/testing/openai-clients";
 import { type Served, serveFolder } from "@lowbit/testing/serve-folder";
 import { modelShapes, writeTinyModel } from "@lowbit/testing/tiny-model";
 import { afterAll, beforeAll, describe, expect, it } from "vitest";
@@ -38,7 +38,19 @@ describe("the function with pico", () => {
     expect(response.status).toBe(401);
   });
 
-  describeOpenAiClients(() => ({ baseURL: `${server.base}/api/v1`, apiKey: "second", model: "model" }));
+  const target = (): ClientTarget => ({
+    baseURL: `${server.base}/api/v1`,
+    apiKey: "second",
+    model: "model",
+  });
+  describeOpenAiClients(target);
+
+  it.each([
+    ["streamed", true],
+    ["whole", false],
+  ])("ends an answer when its reader leaves: %s", async (_, stream) => {
+    expect(await passesForLeaving(target(), stream)).toBeLessThan(400);
+  });
 });
 
 const ask = async (server: EdgeServer): Promise<[number, unknown]> => {

@@ -30,18 +30,47 @@ const sum = {
 };
 const isSum = { sum: expect.any(Number), parity: expect.stringMatching(/^(even|odd)$/) };
 
+/** Without its end tokens pico writes until its context is full, which takes 1,000 passes. */
+const withoutEnd = { "0": -100, "1": -100, "2": -100 };
+
+async function metric({ baseURL, apiKey }: ClientTarget, name: string): Promise<number> {
+  const headers = { authorization: `Bearer ${apiKey}` };
+  const text = await (await fetch(baseURL.replace(/v1$/, "metrics"), { headers })).text();
+  return Number(new RegExp(`^lowbit_${name}\\S* (\\d+)`, "m").exec(text)?.[1]);
+}
+
+/** Asks for a long answer, leaves amid it, and tells how many passes were computed for it before the server had ended it. */
+export async function passesForLeaving(target: ClientTarget, stream: boolean): Promise<number> {
+  const before = await metric(target, "passes");
+  const controller = new AbortController();
+  const asked = fetch(`${target.baseURL}/chat/completions`, {
+    method: "POST",
+    headers: { authorization: `Bearer ${target.apiKey}`, "content-type": "application/json" },
+    body: JSON.stringify({
+      model: target.model,
+      messages: [{ role: "user", content: "Tell me a story." }],
+      stream,
+      logit_bias: withoutEnd,
+    }),
+    signal: controller.signal,
+  });
+  if (stream) {
+    await (await asked).body?.getReader().read();
+    controller.abort();
+  } else {
+    await expect.poll(() => metric(target, "passes"), { interval: 5 }).toBeGreaterThan(before);
+    controller.abort();
+    await expect(asked).rejects.toThrow(/abort/i);
+  }
+  await expect.poll(() => metric(target, "requests_running"), { timeout: 10_000 }).toBe(0);
+  return (await metric(target, "passes")) - before;
+}
+
 /** What people do with the official `openai` client and with the AI SDK's client, against a server that is there when the tests run. */
 export function describeOpenAiClients(target: () => ClientTarget): void {
   /** Ends when the server has no answer in work any more. */
-  const idle = async (): Promise<void> => {
-    const { baseURL, apiKey } = target();
-    const headers = { authorization: `Bearer ${apiKey}` };
-    const running = async (): Promise<string | undefined> => {
-      const response = await fetch(baseURL.replace(/v1$/, "metrics"), { headers });
-      return /^lowbit_requests_running (\d+)/m.exec(await response.text())?.[1];
-    };
-    await expect.poll(running, { timeout: 10_000 }).toBe("0");
-  };
+  const idle = (): Promise<void> =>
+    expect.poll(() => metric(target(), "requests_running"), { timeout: 10_000 }).toBe(0);
 
   describe("the openai client", () => {
     const client = (): OpenAI => new OpenAI({ ...target(), maxRetries: 0 });
@@ -108,8 +137,7 @@ export function describeOpenAiClients(target: () => ClientTarget): void {
     });
 
     it("leaves amid an answer", async () => {
-      // Without its end tokens pico never ends.
-      const endless = { ...chat("Tell me a story."), logit_bias: { "0": -100, "1": -100, "2": -100 } };
+      const endless = { ...chat("Tell me a story."), logit_bias: withoutEnd };
       const stream = await client().chat.completions.create({ ...endless, stream: true });
       let seen = 0;
       for await (const _ of stream) if (++seen === 4) break;
