@@ -143,6 +143,7 @@ describe("lowbit inspect", () => {
       /blk\.3\.ffn_down\.weight +layers\.3\.ffn\.down +256 × 768 {2}Q8_0 +8\.50 +209 kB/,
     );
     expect(stdout).toMatch(/together +[\d.]+ MB of at most/);
+    expect(stdout).toMatch(/Cloudflare Workers \(128 MB\) +105 MB +[\d.]+ MB +1024 +f16/);
   });
 
   it("is JSON for programs", async () => {
