@@ -46,7 +46,7 @@ export async function loadModel(
 ): Promise<Model> {
   const progress = createProgress(io);
   try {
-    return await load(locationOf(model), {
+    const loaded = await load(locationOf(model), {
       ...loadOptions(flags, signal),
       ...more,
       cache: flags.cache !== false,
@@ -57,6 +57,12 @@ export async function loadModel(
           totalBytes,
         ),
     });
+    const { backend, unavailable } = loaded.info;
+    if (unavailable.length > 0) {
+      progress.clear();
+      io.stderr.write(`lowbit: running on the slower backend ${backend}; ${unavailable.join("; ")}\n`);
+    }
+    return loaded;
   } finally {
     progress.clear();
   }

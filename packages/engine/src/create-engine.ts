@@ -99,7 +99,7 @@ export function createEngine(engine: EngineOptions): Engine {
           place,
           files.name,
           { ...options, ...(limits && { limits }) },
-          () => createBackend(parts.backends, options.backend ?? "auto", place),
+          async () => (await createBackend(parts.backends, options.backend ?? "auto", place)).backend,
         );
       } finally {
         await checkpoint.close();
@@ -128,7 +128,7 @@ async function loadCheckpoint(
   const tokenizer = checkpoint.tokenizer && createTokenizer?.(checkpoint.tokenizer);
   if (tokenizer) checkTokenizer(tokenizer, checkpoint, name);
   const place = withLimit(platform, options);
-  const backend = await createBackend(parts.backends, options.backend ?? "auto", place);
+  const { backend, unavailable } = await createBackend(parts.backends, options.backend ?? "auto", place);
   try {
     const makePlan = (changes: Pick<LoadOptions, "contextLength" | "kvCache">): MemoryPlan =>
       planMemory(config, specs, entries, backend, {
@@ -144,7 +144,7 @@ async function loadCheckpoint(
     const weights = await loadWeights(specs, plan, checkpoint, backend, platform, options);
     const runner = createRunner({ platform, backend, architecture, config, plan, kv, weights });
     if (options.selfCheck !== false) await checkLogits(runner, tokenizer, name);
-    const info = modelInfo(checkpoint, architecture, backend, plan);
+    const info = { ...modelInfo(checkpoint, architecture, backend, plan), unavailable };
     const totalBytes = plan.weights.reduce((total, weight) => total + weight.fileBytes, 0);
     options.onProgress?.({ phase: "ready", doneBytes: totalBytes, totalBytes });
     const grammar = tokenizer && createGrammar?.(tokenizer);
@@ -160,7 +160,7 @@ function modelInfo(
   architecture: Architecture,
   backend: Backend,
   plan: MemoryPlan,
-): ModelInfo {
+): Omit<ModelInfo, "unavailable"> {
   const { config, format } = checkpoint;
   return {
     name: config.name,

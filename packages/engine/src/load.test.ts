@@ -198,11 +198,12 @@ describe("backend choice", () => {
       architectures: [scriptedArchitecture()],
     });
 
-  it("takes the first that runs here", async () => {
+  it("takes the first that runs here, and tells why not another", async () => {
     await using model = await engineWith(absent("gpu", "no adapter"), absent("odd"), scriptedBackend()).load(
       scriptedFile,
     );
     expect(model.info.backend).toBe("scripted");
+    expect(model.info.unavailable).toEqual(["gpu: no adapter", "odd: probe broke"]);
   });
 
   it("says why the wanted one does not run, or which there are", async () => {

@@ -30,6 +30,8 @@ export interface ModelInfo {
   readonly backend: string;
   /** Which build, instruction set or adapter that is. */
   readonly backendDescription: string;
+  /** Backends that would have been preferred, and why they do not run here: "wasm: …". Empty where the first choice runs. */
+  readonly unavailable: readonly string[];
   readonly plan: MemoryPlan;
 }
 

@@ -76,19 +76,25 @@ export function findArchitecture(
   );
 }
 
+/** A backend, and why those that would have been preferred do not run here. */
+export interface ChosenBackend {
+  readonly backend: Backend;
+  readonly unavailable: readonly string[];
+}
+
 /** The named backend, or the first that runs here. Throws `backend-unavailable` with every reason heard. */
 export async function createBackend(
   factories: readonly BackendFactory[],
   wanted: string,
   platform: Platform,
-): Promise<Backend> {
+): Promise<ChosenBackend> {
   const candidates = wanted === "auto" ? factories : factories.filter((factory) => factory.name === wanted);
   const reasons: string[] = [];
   let cause: unknown;
   for (const factory of candidates) {
     try {
       const probe = await factory.probe(platform);
-      if (probe.available) return await factory.create(platform);
+      if (probe.available) return { backend: await factory.create(platform), unavailable: reasons };
       reasons.push(`${factory.name}: ${probe.reason ?? "it gave no reason"}`);
     } catch (error) {
       // A backend that breaks while starting is as good as absent, but is named.

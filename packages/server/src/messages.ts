@@ -102,10 +102,15 @@ export function toolOf(definition: unknown, where: string): object {
     where,
   );
   need(fields, "name");
-  const { name, description, parameters = { type: "object", properties: {} } } = fields;
+  const { name, description, parameters = { type: "object", properties: {} }, strict } = fields;
   return {
     type: "function",
-    function: { name, ...(description !== undefined && { description }), parameters },
+    function: {
+      name,
+      ...(description !== undefined && { description }),
+      parameters,
+      ...(strict !== undefined && { strict }),
+    },
   };
 }
 

@@ -225,7 +225,7 @@ describe("responses", () => {
     expect(final.output.slice(1)).toMatchObject(
       expectedCalls.map(({ id, function: called }) => ({ call_id: id, ...called, status: "completed" })),
     );
-    expect(requests[0]?.tools).toEqual([{ type: "function", function: weather }]);
+    expect(requests[0]?.tools).toEqual([{ type: "function", function: { ...weather, strict: true } }]);
   });
 
   it("ask for JSON, and refuse what needs a memory", async () => {
