@@ -66,6 +66,7 @@ export function addLoadOptions(command: Command): Command {
 export interface SamplingFlags extends Omit<SamplingOptions, "logitBias"> {
   readonly logitBias?: Record<number, number>;
   readonly maxTokens?: number;
+  readonly guessTokens?: number;
   readonly stop?: string[];
 }
 
@@ -99,6 +100,11 @@ export function addSamplingOptions(command: Command): Command {
       parseInteger,
     )
     .option("--logit-bias <id=number>", "add to the logit of a token (repeatable)", collectBias)
+    .option(
+      "--guess-tokens <count>",
+      "guess so many tokens ahead from the text so far (default: 0)",
+      parseInteger,
+    )
     .option("--stop <text>", "end before this text (repeatable)", collect);
 }
 
@@ -115,6 +121,7 @@ const samplingNames = [
   "logitBias",
   "seed",
   "maxTokens",
+  "guessTokens",
   "stop",
 ] as const;
 

@@ -14,6 +14,7 @@ import {
 } from "@lowbit/core";
 import { type Answer, createAnswer } from "./answer.ts";
 import type { Sequence } from "./kv-cache.ts";
+import { createLookup } from "./lookup.ts";
 import { type GenerateSettings, generateSettings } from "./options.ts";
 import { encodePrompt, noTokenizer } from "./prompt.ts";
 import type { Runner } from "./runner.ts";
@@ -67,7 +68,7 @@ interface Generation {
 async function* run(
   runner: Runner,
   endTokens: ReadonlySet<number>,
-  { sampling, maxTokens, logprobs, topLogprobs, signal }: GenerateSettings,
+  { sampling, maxTokens, guessTokens, logprobs, topLogprobs, signal }: GenerateSettings,
   { prompt, constraint, answer, sequence }: Generation,
 ): AsyncGenerator<GenerateEvent, void, void> {
   const { plan, platform } = runner;
@@ -97,10 +98,17 @@ async function* run(
 
   const generating = platform.now();
   const most = Math.min(maxTokens, plan.contextLength - prompt.length + 1);
+  const { vocabularySize } = runner.config;
+  const lookup = guessTokens > 0 ? createLookup(prompt) : undefined;
+  /** What the pass before guessed ahead; `logits` has a row for the token before them and for each of them. */
+  let guesses: readonly number[] = [];
+  /** Of those, the ones that came true. */
+  let right = 0;
   let completionTokens = 0;
   let reason: FinishReason = "length";
   while (completionTokens < most) {
-    const { id, logprob, top } = sampler.pick(logits);
+    const row = logits.subarray(right * vocabularySize, (right + 1) * vocabularySize);
+    const { id, logprob, top } = sampler.pick(row);
     if (endTokens.has(id)) {
       reason = "end";
       break;
@@ -120,9 +128,22 @@ async function* run(
     }
     if (completionTokens === most) break;
     throwIfAborted(signal);
-    logits = await runner.step(sequence, [id], [0], "logits", signal);
+    lookup?.push(id);
+    if (guesses[right] === id) {
+      // Its keys and values are in the cache, and the row behind it has been computed.
+      right++;
+      continue;
+    }
+    runner.cache.settle(sequence, guesses.length - right);
+    const room = Math.min(guessTokens, most - completionTokens - 1, plan.passRows - 1);
+    guesses = lookup?.guess(room) ?? [];
+    right = 0;
+    runner.cache.guess(sequence, guesses.length + 1);
+    const tokens = [id, ...guesses];
+    logits = await runner.step(sequence, tokens, [...tokens.keys()], "logits", signal);
     await turn();
   }
+  runner.cache.settle(sequence, guesses.length - right);
   const { before, text, after, stopped } = answer.finish(reason === "stop");
   if (stopped) reason = "stop";
   yield* before;

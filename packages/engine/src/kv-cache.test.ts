@@ -107,7 +107,7 @@ describe("kv cache", () => {
 
   it("in any order of calls: pages are never lost, never written by two, and hold what the tokens say", () => {
     const command = fc.record({
-      kind: fc.constantFrom("begin", "grow", "reserve", "preempt", "retire", "discard"),
+      kind: fc.constantFrom("begin", "grow", "guess", "reserve", "preempt", "retire", "discard"),
       which: fc.nat(5),
       tokens: fc.array(fc.nat(1), { minLength: 1, maxLength: 14 }),
     });
@@ -120,6 +120,7 @@ describe("kv cache", () => {
         };
         const cache = createKvCache({ pageTokens, pages: 12, contextLength: 16, copyPage: copy });
         const live: Sequence[] = [];
+        const guessed = new Map<Sequence, number>();
         const reserve = (sequence: Sequence, count: number): boolean => {
           try {
             return cache.reserve(sequence, count);
@@ -146,8 +147,17 @@ describe("kv cache", () => {
           } else {
             const sequence = live[which % Math.max(1, live.length)];
             if (sequence === undefined) continue;
+            // Whoever goes on has settled what it had guessed, some of it wrong.
+            const wrong = Math.min(guessed.get(sequence) ?? 0, which);
+            guessed.delete(sequence);
+            if (kind !== "retire" && kind !== "discard" && kind !== "preempt") cache.settle(sequence, wrong);
             if (kind === "grow") write(sequence, [...sequence.lost, ...tokens].slice(0, tokens.length));
-            else if (kind === "reserve") reserve(sequence, tokens.length);
+            else if (kind === "guess" && sequence.lost.length === 0) {
+              cache.guess(sequence, tokens.length);
+              const before = sequence.tokens.length;
+              write(sequence, tokens);
+              guessed.set(sequence, Math.max(0, sequence.tokens.length - before - 1));
+            } else if (kind === "reserve") reserve(sequence, tokens.length);
             else if (kind === "preempt") {
               const all = [...sequence.tokens, ...sequence.lost];
               cache.preempt(sequence);

@@ -14,6 +14,8 @@ interface Entry extends Sequence {
   tokens: number[];
   pages: Int32Array;
   lost: number[];
+  /** Tokens that are sure; guesses come behind them. */
+  sure: number;
   /** Order of retirement, for eviction. */
   age: number;
 }
@@ -45,6 +47,10 @@ export interface KvCache extends Readonly<Omit<KvCacheOptions, "copyPage">> {
    * Makes room for `count` more tokens; false if other sequences in use hold the pages. Throws `context-full` for more than a context.
    */
   reserve(sequence: Sequence, count: number): boolean;
+  /** The next `count` tokens but the first are guesses: nobody else may start from them, until `settle`. */
+  guess(sequence: Sequence, count: number): void;
+  /** Of the guesses the last `wrong` were so: they are taken out again. */
+  settle(sequence: Sequence, wrong: number): void;
   /** The tokens' keys and values have been written; the lost ones come first. */
   append(sequence: Sequence, tokens: readonly number[]): void;
   /** Takes the pages of a sequence in use; its tokens become `lost`. */
@@ -107,7 +113,7 @@ export function createKvCache(options: KvCacheOptions): KvCache {
 
   const start = (tokens: number[], shared: Int32Array): Entry => {
     for (const page of shared) references[page] = (references[page] ?? 0) + 1;
-    const entry: Entry = { tokens, pages: shared, lost: [], age: 0 };
+    const entry: Entry = { tokens, pages: shared, lost: [], sure: Number.POSITIVE_INFINITY, age: 0 };
     running.add(entry);
     return entry;
   };
@@ -135,7 +141,7 @@ export function createKvCache(options: KvCacheOptions): KvCache {
       let best: Entry | undefined;
       let bestCommon = 0;
       for (const entry of [...idle, ...running]) {
-        const common = commonPrefix(entry.tokens, reusable);
+        const common = Math.min(commonPrefix(entry.tokens, reusable), entry.sure);
         if (common > bestCommon) {
           bestCommon = common;
           best = entry;
@@ -181,6 +187,17 @@ export function createKvCache(options: KvCacheOptions): KvCache {
       entry.pages = grown;
       return true;
     },
+    guess(sequence, count) {
+      const entry = own(sequence);
+      if (count > 1) entry.sure = entry.tokens.length + entry.lost.length + 1;
+    },
+    settle(sequence, wrong) {
+      const entry = own(sequence);
+      entry.sure = Number.POSITIVE_INFINITY;
+      const fromLost = Math.min(wrong, entry.lost.length);
+      entry.lost.length -= fromLost;
+      entry.tokens.length -= wrong - fromLost;
+    },
     append(sequence, tokens) {
       const entry = own(sequence);
       if (entry.tokens.length + tokens.length > entry.pages.length * pageTokens) {
@@ -202,10 +219,11 @@ export function createKvCache(options: KvCacheOptions): KvCache {
       running.delete(entry);
       // Pages reserved for tokens that never came hold nothing.
       const used = Math.ceil(entry.tokens.length / pageTokens);
-      const spare: Entry = { tokens: [], pages: entry.pages.subarray(used), lost: [], age: 0 };
+      const spare: Entry = { tokens: [], pages: entry.pages.subarray(used), lost: [], sure: 0, age: 0 };
       release(spare);
       entry.pages = entry.pages.slice(0, used);
       entry.lost = [];
+      entry.sure = Number.POSITIVE_INFINITY;
       if (entry.tokens.length === 0) return;
       entry.age = ++clock;
       idle.add(entry);

@@ -97,6 +97,7 @@ const generateRules: Rules<GenerateRequest> = {
       : '"auto", "none", "required" or { name }',
   responseFormat: formatRule,
   maxTokens: integer(1, largest),
+  guessTokens: integer(0, 31),
   stop: (value) =>
     Array.isArray(value) &&
     value.length <= 64 &&
@@ -124,6 +125,7 @@ const loadRules: Rules<LoadOptions> = {
 export interface GenerateSettings {
   readonly sampling: SamplingSettings;
   readonly maxTokens: number;
+  readonly guessTokens: number;
   /** The answer may have to keep to a form. */
   readonly constrained: boolean;
   readonly stop: readonly string[];
@@ -184,6 +186,7 @@ export function generateSettings(
       seed: request.seed ?? randomSeed(),
     },
     maxTokens: request.maxTokens ?? Number.POSITIVE_INFINITY,
+    guessTokens: request.guessTokens ?? 0,
     constrained: forced || (request.responseFormat ?? { type: "text" }).type !== "text",
     stop: request.stop ?? [],
     logprobs: request.logprobs ?? false,
