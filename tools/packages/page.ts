@@ -1,18 +1,14 @@
 /** Trials of the README's snippet in a web page that Vite builds, or serves while one writes it. */
 import { type ChildProcess, spawn } from "node:child_process";
-import { existsSync } from "node:fs";
-import { mkdtemp, readFile, rm, writeFile } from "node:fs/promises";
+import { readFile, writeFile } from "node:fs/promises";
 import { createServer, type IncomingMessage, type Server, type ServerResponse } from "node:http";
 import type { AddressInfo } from "node:net";
-import { tmpdir } from "node:os";
 import { extname, join, normalize } from "node:path";
+import { chromium, chromiumWanted, inChromium } from "@lowbit/testing/chromium";
 import { root } from "../workspace.ts";
 import { run } from "./command.ts";
 import { asScript, page } from "./readme.ts";
 import { expectLines, linesOf, type Trial } from "./trial.ts";
-
-const chromium: string = process.env.LOWBIT_CHROMIUM ?? "/usr/bin/chromium";
-const deadlineMs = 60_000;
 
 /** Said by Vite of what would fail in the page. */
 const complaints = /doesn't exist at build time|externalized for browser compatibility|\[warn|warning:/i;
@@ -26,10 +22,9 @@ const mimeTypes: Readonly<Record<string, string>> = {
 export async function pageTrials(folder: string, snippet: string): Promise<Trial[]> {
   await writeFile(join(folder, "index.html"), page);
   await writeFile(join(folder, "page.ts"), asScript(snippet));
-  const found = existsSync(chromium);
   return [
-    { name: `Vite build: ${found ? "Chromium" : "Deno"}`, run: () => tryBuilt(folder, found) },
-    ...(found ? [{ name: "Vite's own server: Chromium", run: () => tryServed(folder) }] : []),
+    { name: `Vite build: ${chromiumWanted ? "Chromium" : "Deno"}`, run: () => tryBuilt(folder) },
+    ...(chromiumWanted ? [{ name: "Vite's own server: Chromium", run: () => tryServed(folder) }] : []),
   ];
 }
 
@@ -37,7 +32,7 @@ function vite(folder: string): string {
   return join(folder, "node_modules/vite/bin/vite.js");
 }
 
-async function tryBuilt(folder: string, inChromium: boolean): Promise<string> {
+async function tryBuilt(folder: string): Promise<string> {
   const args = [vite(folder), "build", "--outDir", "built-page"];
   const { stdout, stderr } = await run(process.execPath, args, { cwd: folder, env: { NO_COLOR: "1" } });
   const complaint = linesOf(stdout + stderr).find((line) => complaints.test(line));
@@ -55,7 +50,7 @@ async function tryBuilt(folder: string, inChromium: boolean): Promise<string> {
   });
   const address = await listen(server);
   try {
-    if (inChromium) return expectLines(await openPage(address), "browser");
+    if (chromiumWanted) return expectLines(await openPage(address), "browser");
     return `${expectLines(await runAsPage(folder, address), "browser")}, as there is no ${chromium}`;
   } finally {
     server.close();
@@ -92,31 +87,18 @@ function addressOf(child: ChildProcess): Promise<string> {
 /** Opens a page in Chromium; the two lines that it reports. */
 async function openPage(address: string): Promise<string[]> {
   const reports = createServer();
-  const profile = await mkdtemp(join(tmpdir(), "lowbit-chromium-"));
   const target = `${address}?report=${encodeURIComponent(await listen(reports))}`;
-  // No sandbox, as the checks may run as root in a container; the page is ours.
-  const flags = ["--headless", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--no-first-run"];
-  const browser = spawn(chromium, [...flags, `--user-data-dir=${profile}`, target], { stdio: "ignore" });
   try {
-    return await reported(reports, browser);
+    return await inChromium(target, reported(reports));
   } finally {
-    await end(browser);
     reports.close();
     reports.closeAllConnections();
-    await rm(profile, { recursive: true, force: true, maxRetries: 5, retryDelay: 200 });
   }
 }
 
 /** What the page posts, once it is all there. */
-function reported(reports: Server, browser: ChildProcess): Promise<string[]> {
+function reported(reports: Server): Promise<string[]> {
   return new Promise((resolve, reject) => {
-    const late = () => reject(new Error(`The page did not answer in ${deadlineMs / 1000} s.`));
-    const timer = setTimeout(late, deadlineMs);
-    browser.on("error", reject);
-    browser.on("exit", () => {
-      clearTimeout(timer);
-      reject(new Error("Chromium ended before the page had answered."));
-    });
     reports.on("request", async (request: IncomingMessage, response: ServerResponse) => {
       let body = "";
       for await (const text of request.setEncoding("utf8")) body += text;

@@ -1,14 +1,16 @@
 // The same two models on every runtime: the same tokens, and the same bits of every logit. README.md shows the table.
-import { execFile, spawn } from "node:child_process";
-import { cpSync, existsSync, mkdtempSync, readdirSync, readFileSync, rmSync } from "node:fs";
+import { execFile } from "node:child_process";
+import { cpSync, mkdtempSync, readdirSync, readFileSync, rmSync } from "node:fs";
 import { createRequire } from "node:module";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { fileURLToPath } from "node:url";
 import { promisify } from "node:util";
 import { picoGguf } from "@lowbit/pico";
+import { chromium, chromiumWanted, inChromium } from "@lowbit/testing/chromium";
 import { bundleEdge, startEdge } from "@lowbit/testing/edge";
 import { type Served, serveFolder } from "@lowbit/testing/serve-folder";
+import { developmentProgram } from "@lowbit/testing/serve-process";
 import { Miniflare } from "miniflare";
 import { afterAll, beforeAll, describe, expect, it } from "vitest";
 import { bundled, bundlePage, bundleWorker } from "../test/runtimes/bundle.ts";
@@ -18,26 +20,23 @@ import { convert } from "./index.ts";
 
 const scripts = fileURLToPath(new URL("../test/runtimes/", import.meta.url));
 const readme = new URL("../../../README.md", import.meta.url);
-const program = (name: string): string =>
-  fileURLToPath(new URL(`../../../node_modules/.bin/${name}`, import.meta.url));
 const workerd: string = createRequire(import.meta.url)("workerd").default;
-/** Programs that no package brings. CI has them, and sets LOWBIT_ALL_RUNTIMES: nothing is skipped then. */
+/** As in CI: nothing is skipped. */
+const everywhere = process.env.LOWBIT_ALL_RUNTIMES !== undefined;
+/** No package brings this program: one version of Node.js is installed. */
 const node22 = process.env.LOWBIT_NODE_22;
-const chromium = process.env.LOWBIT_CHROMIUM ?? "/usr/bin/chromium";
 
 let folder = "";
 let served: Served;
 let expected: Conformance;
-/** By path, what the page has posted. */
-const posted = new Map<string, string>();
-/** Rows of the table. */
+/** By runtime, for the table. */
 const rows = new Map<string, Conformance>();
 
 beforeAll(async () => {
   folder = mkdtempSync(join(tmpdir(), "lowbit-conformance-"));
   cpSync(picoGguf, join(folder, "pico.gguf"));
   await convert(picoGguf, join(folder, "gptq"), { to: "gptq", bits: 4, groupSize: 32 });
-  served = await serveFolder(folder, (path, body) => posted.set(path, body));
+  served = await serveFolder(folder);
   expected = await conform({ gguf: join(folder, "pico.gguf"), gptq: join(folder, "gptq") });
 }, 60_000);
 afterAll(() => {
@@ -47,13 +46,16 @@ afterAll(() => {
 
 /** Same tokens; logits equal to the last bit, on plain SIMD and on whatever the engine chose. */
 function check(runtime: string, got: Conformance): void {
-  expect(got).not.toHaveProperty("error");
+  expect(got, runtime).not.toHaveProperty("error");
   for (const model of ["gguf", "gptq"] as const) {
     for (const variant of ["simd128", "auto"] as const) {
       const { build, ...said } = got[model][variant];
       const { build: _, ...wanted } = expected[model].simd128;
       expect(said, `${runtime}, ${model}, ${build}`).toEqual(wanted);
     }
+    // Else the two would be one.
+    expect(got[model].simd128.build, runtime).toContain("128-bit SIMD");
+    expect(got[model].auto.build, runtime).toBe(got.gguf.auto.build);
   }
   rows.set(runtime, got);
 }
@@ -75,8 +77,8 @@ describe("conformance", () => {
 
   it("Node.js 24", async () => check("Node.js 24", await script(process.execPath)));
 
-  it.skipIf(node22 === undefined && process.env.LOWBIT_ALL_RUNTIMES === undefined)(
-    `Node.js 22${node22 ? "" : " (skipped without LOWBIT_NODE_22, the path of its program)"}`,
+  it.skipIf(node22 === undefined && !everywhere)(
+    `Node.js 22${node22 ? "" : " (skipped: LOWBIT_NODE_22 does not name its program)"}`,
     async () => {
       if (node22 === undefined)
         throw new Error("With LOWBIT_ALL_RUNTIMES, LOWBIT_NODE_22 must be the path of a Node.js 22.");
@@ -86,9 +88,9 @@ describe("conformance", () => {
     },
   );
 
-  it("Deno", async () => check("Deno", await script(program("deno"), "run", "-A", "--quiet")));
+  it("Deno", async () => check("Deno", await script(developmentProgram("deno"), "run", "-A", "--quiet")));
 
-  it("Bun", async () => check("Bun", await script(program("bun"), "run")));
+  it("Bun", async () => check("Bun", await script(developmentProgram("bun"), "run")));
 
   it("workerd", async () => {
     const bundle = join(folder, "worker");
@@ -127,50 +129,41 @@ describe("conformance", () => {
     check("Vercel's edge runtime", JSON.parse(said));
   });
 
-  it.skipIf(!existsSync(chromium) && process.env.LOWBIT_ALL_RUNTIMES === undefined)(
-    `Chromium${existsSync(chromium) ? "" : ` (skipped: there is no ${chromium})`}`,
+  it.skipIf(!chromiumWanted)(
+    `Chromium${chromiumWanted ? "" : ` (skipped: there is no ${chromium})`}`,
     async () => {
       await bundlePage(folder, "conform-page.ts");
-      // No sandbox, as the tests may run as root in a container; the page is ours.
-      const flags = [
-        "--headless",
-        "--no-sandbox",
-        "--disable-gpu",
-        "--disable-dev-shm-usage",
-        "--no-first-run",
-      ];
-      const page = `${served.base}/page/index.html`;
-      const browser = spawn(chromium, [...flags, `--user-data-dir=${join(folder, "profile")}`, page], {
-        stdio: "ignore",
+      const reports = new Map<string, Conformance>();
+      let arrived = () => {};
+      const answered = new Promise<void>((resolve) => {
+        arrived = resolve;
       });
-      const failed = new Promise<never>((_, reject) => browser.on("error", reject));
-      const ended = new Promise((done) => browser.on("close", done));
+      const pages = await serveFolder(folder, (path, body) => {
+        reports.set(path, JSON.parse(body));
+        if (reports.size === 2) arrived();
+      });
       try {
-        const said = async (path: string): Promise<Conformance> => {
-          const arrived = expect.poll(() => posted.get(path), { timeout: 60_000 }).toBeDefined();
-          await Promise.race([arrived, failed]);
-          return JSON.parse(posted.get(path) ?? "{}");
-        };
-        check("Chromium, page", await said("/report/page"));
-        check("Chromium, worker", await said("/report/worker"));
+        await inChromium(`${pages.base}/page/index.html`, answered);
       } finally {
-        browser.kill("SIGKILL");
-        await ended;
+        pages.close();
       }
+      for (const place of ["page", "worker"])
+        check(`Chromium, ${place}`, reports.get(`/report/${place}`) as Conformance);
     },
     90_000,
   );
 
   it("README.md shows what came of it", () => {
-    const text = readFileSync(readme, "utf8");
     const lines = [...rows].map(([runtime, { gguf, gptq }]) => {
-      const { build } = gguf.auto;
-      const chosen = build.includes("relaxed") ? "relaxed SIMD" : "128-bit SIMD";
+      const chosen = gguf.auto.build.includes("relaxed") ? "relaxed SIMD" : "128-bit SIMD";
       const tokens = gguf.simd128.ids.length + gptq.simd128.ids.length;
       return `| ${runtime} | the same ${tokens} | equal to the last bit | ${chosen} |`;
     });
     console.log(lines.join("\n"));
-    for (const line of lines) expect(text).toContain(line);
-    if (process.env.LOWBIT_ALL_RUNTIMES) expect(rows.size).toBe(9);
+    const [, table = ""] =
+      /^\| runtime \| tokens .*\n\|[-|]+\n((?:\|.*\n)+)/m.exec(readFileSync(readme, "utf8")) ?? [];
+    const shown = table.trimEnd().split("\n");
+    const ran = (line: string): boolean => everywhere || rows.has(line.split(" | ")[0]?.slice(2) ?? "");
+    expect(shown.filter(ran)).toEqual(lines);
   });
 });

@@ -10,6 +10,7 @@ import {
   safetensors,
   wasm,
 } from "lowbit";
+import { sha256 } from "./question.ts";
 
 /** What a model says on one build of the kernels. */
 export interface Conduct {
@@ -41,14 +42,7 @@ async function conduct(model: Model): Promise<Conduct> {
     texts.push(text);
   }
   const logits = await model.forward(model.tokenizer.encode(prompts.join(" ")));
-  const bytes = new Uint8Array(logits.buffer, logits.byteOffset, logits.byteLength);
-  const hash = new Uint8Array(await crypto.subtle.digest("SHA-256", bytes as Uint8Array<ArrayBuffer>));
-  return {
-    ids,
-    texts,
-    logits: hash.reduce((hex, byte) => hex + byte.toString(16).padStart(2, "0"), ""),
-    build: model.info.backendDescription,
-  };
+  return { ids, texts, logits: await sha256(logits), build: model.info.backendDescription };
 }
 
 /** Runs the same two models everywhere. */

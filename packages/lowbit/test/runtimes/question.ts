@@ -21,14 +21,13 @@ export async function question(model: Model): Promise<Answer> {
     }
   }
   const logits = await model.forward(model.tokenizer.encode(messages[0]?.content ?? ""), { rows: "last" });
-  const bytes = new Uint8Array(logits.buffer, logits.byteOffset, logits.byteLength);
-  const hash = new Uint8Array(await crypto.subtle.digest("SHA-256", bytes as Uint8Array<ArrayBuffer>));
   const { backend, contextLength } = model.info;
-  return {
-    ids,
-    text,
-    backend,
-    contextLength,
-    logits: hash.reduce((hex, byte) => hex + byte.toString(16).padStart(2, "0"), ""),
-  };
+  return { ids, text, backend, contextLength, logits: await sha256(logits) };
+}
+
+/** The hash of all bits of these numbers, in hexadecimal digits. */
+export async function sha256(numbers: Float32Array): Promise<string> {
+  const bytes = new Uint8Array(numbers.buffer, numbers.byteOffset, numbers.byteLength);
+  const hash = new Uint8Array(await crypto.subtle.digest("SHA-256", bytes as Uint8Array<ArrayBuffer>));
+  return hash.reduce((hex, byte) => hex + byte.toString(16).padStart(2, "0"), "");
 }
