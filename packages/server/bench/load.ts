@@ -1,7 +1,7 @@
 /**
  * Load on `lowbit serve` with pico: one client, then many, streaming questions whose greedy answers are known.
  *
- *     node packages/server/bench/load.ts [--clients 64] [--seconds 60] [--parallel 32] [--vanish 0.1]
+ *     node packages/server/bench/load.ts [--clients 64] [--seconds 60] [--parallel 64] [--vanish 0.1]
  */
 import { spawn } from "node:child_process";
 import { readFileSync } from "node:fs";
@@ -12,7 +12,7 @@ const { values: flags } = parseArgs({
   options: {
     clients: { type: "string", default: "64" },
     seconds: { type: "string", default: "60" },
-    parallel: { type: "string", default: "32" },
+    parallel: { type: "string", default: "64" },
     /** Share of requests whose client leaves in the midst. */
     vanish: { type: "string", default: "0.1" },
     model: { type: "string" },
