@@ -152,7 +152,8 @@ describe("kv cache", () => {
             guessed.delete(sequence);
             if (kind !== "retire" && kind !== "discard" && kind !== "preempt") cache.settle(sequence, wrong);
             if (kind === "grow") write(sequence, [...sequence.lost, ...tokens].slice(0, tokens.length));
-            else if (kind === "guess" && sequence.lost.length === 0) {
+            else if (kind === "guess") {
+              if (sequence.lost.length > 0) continue;
               cache.guess(sequence, tokens.length);
               const before = sequence.tokens.length;
               write(sequence, tokens);
