@@ -1,23 +1,10 @@
 import type { Model } from "@lowbit/engine";
 import { describe, expect, it } from "vitest";
-import { fakeModel, post, words } from "../test/fake-model.ts";
-import { createServer, type ServerOptions } from "./index.ts";
+import { ask, fakeModel, post, served, words } from "../test/fake-model.ts";
+import { createServer } from "./index.ts";
 
 const chat = { model: "default", messages: [{ role: "user", content: "hi" }] };
 const path = "/v1/chat/completions";
-
-const served = (
-  options: Partial<ServerOptions> = {},
-  script: Parameters<typeof fakeModel>[0] = words("well met"),
-) => {
-  const fake = fakeModel(script);
-  return { ...fake, server: createServer({ model: fake.model, onError: () => undefined, ...options }) };
-};
-
-const ask = async (server: ReturnType<typeof createServer>, body: unknown, init?: RequestInit) => {
-  const response = await server.fetch(post(path, body, init));
-  return { status: response.status, headers: response.headers, body: await response.json() };
-};
 
 const settled = () => new Promise((done) => setTimeout(done, 20));
 

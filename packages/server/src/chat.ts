@@ -4,6 +4,7 @@ import { badField } from "./errors.ts";
 import {
   boolean,
   checkFields,
+  includesUsage,
   integer,
   isObject,
   labels,
@@ -47,14 +48,7 @@ export async function chatCompletions(models: Models, request: Request, work: Wo
   const fields = checkFields(await readJson(request), rules);
   need(fields, "model", "messages");
   const model = models.find(fields.model as string);
-  const options = checkFields(
-    fields.stream_options ?? {},
-    { include_usage: boolean, include_obfuscation: only(false) },
-    "stream_options",
-  );
-  if (fields.stream_options !== undefined && fields.stream !== true) {
-    throw badField("stream_options", "stream_options goes with stream: true.");
-  }
+  const withUsage = includesUsage(fields);
   const generation = requestOf(fields, work);
   await work.start();
   const events = await work.generate(model, generation);
@@ -66,7 +60,7 @@ export async function chatCompletions(models: Models, request: Request, work: Wo
   };
   const logprobs = fields.logprobs === true;
   if (fields.stream === true) {
-    return work.stream(chunks(model, events, head, logprobs, options.include_usage === true));
+    return work.stream(chunks(model, events, head, logprobs, withUsage));
   }
   return Response.json({ ...head, object: "chat.completion", ...(await whole(model, events, logprobs)) });
 }

@@ -5,6 +5,7 @@ import { badField } from "./errors.ts";
 import {
   boolean,
   checkFields,
+  includesUsage,
   integer,
   labels,
   need,
@@ -42,14 +43,7 @@ export async function completions(models: Models, request: Request, work: Work):
   const fields = checkFields(await readJson(request), rules);
   need(fields, "model", "prompt");
   const model = models.find(fields.model as string);
-  const options = checkFields(
-    fields.stream_options ?? {},
-    { include_usage: boolean, include_obfuscation: only(false) },
-    "stream_options",
-  );
-  if (fields.stream_options !== undefined && fields.stream !== true) {
-    throw badField("stream_options", "stream_options goes with stream: true.");
-  }
+  const withUsage = includesUsage(fields);
   const { logprobs } = fields as { logprobs?: number };
   const generation = {
     ...samplingOf(fields),
@@ -72,7 +66,7 @@ export async function completions(models: Models, request: Request, work: Work):
     system_fingerprint: `lowbit-${model.info.backend}`,
   };
   const table = logprobs === undefined ? undefined : createTable(model);
-  if (fields.stream === true) return work.stream(chunks(events, head, table, options.include_usage === true));
+  if (fields.stream === true) return work.stream(chunks(events, head, table, withUsage));
   let answer = "";
   for await (const event of events) {
     if (event.type === "token") table?.add(event, answer.length);

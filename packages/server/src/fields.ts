@@ -95,6 +95,19 @@ export function need(fields: Readonly<Record<string, unknown>>, ...names: readon
   }
 }
 
+/** `stream_options` of the routes that stream chunks: whether the last of them tells the usage. */
+export function includesUsage({ stream, stream_options }: Readonly<Record<string, unknown>>): boolean {
+  const options = checkFields(
+    stream_options ?? {},
+    { include_usage: boolean, include_obfuscation: only(false) },
+    "stream_options",
+  );
+  if (stream_options !== undefined && stream !== true) {
+    throw badField("stream_options", "stream_options goes with stream: true.");
+  }
+  return options.include_usage === true;
+}
+
 function shown(value: unknown): string {
   const json = JSON.stringify(value);
   return json.length > 80 ? `${json.slice(0, 77)}…` : json;

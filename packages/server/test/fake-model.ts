@@ -1,6 +1,7 @@
 import type { GenerateEvent, GenerateRequest } from "@lowbit/core";
 import { LowbitError } from "@lowbit/core";
 import type { Model } from "@lowbit/engine";
+import { createServer, type Server, type ServerOptions } from "../src/index.ts";
 
 export interface FakeModel {
   readonly model: Model;
@@ -78,7 +79,15 @@ export function fakeModel(
     },
     generate,
     embed: async (text: string) => Float32Array.of(text.length, 0.5, -1),
-    status: () => ({ running, waiting: 0, passes: 9, pages: 4, freePages: 2, usedBytes: 1000 }),
+    status: () => ({
+      running,
+      waiting: 0,
+      passes: 9,
+      pages: 4,
+      freePages: 2,
+      usedBytes: 1000,
+      heldBytes: 1200,
+    }),
   } as unknown as Model;
   return { model, requests, running: () => running, tokens: () => tokens };
 }
@@ -91,4 +100,24 @@ export function post(path: string, body: unknown, init: RequestInit = {}): Reque
     ...init,
     headers: { "content-type": "application/json", ...init.headers },
   });
+}
+
+/** A server of one fake model. */
+export function served(
+  options: Partial<ServerOptions> = {},
+  script: Parameters<typeof fakeModel>[0] = words("well met"),
+): FakeModel & { server: Server } {
+  const fake = fakeModel(script);
+  return { ...fake, server: createServer({ model: fake.model, onError: () => undefined, ...options }) };
+}
+
+/** Posts a chat to it, and reads the answer. */
+export async function ask(
+  server: Server,
+  body: unknown,
+  init?: RequestInit,
+  // biome-ignore lint/suspicious/noExplicitAny: tests look into answers of any shape
+): Promise<{ status: number; headers: Headers; body: any }> {
+  const response = await server.fetch(post("/v1/chat/completions", body, init));
+  return { status: response.status, headers: response.headers, body: await response.json() };
 }
