@@ -1,30 +1,11 @@
 // Runs the Worker as Cloudflare does, on this machine, for the tests beside it.
 import { execFileSync } from "node:child_process";
-import { mkdtempSync, readdirSync, readFileSync, rmSync, statSync } from "node:fs";
+import { mkdtempSync, readFileSync, rmSync, statSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { fileURLToPath } from "node:url";
-import { build } from "esbuild";
+import { bundleWorker, workerModules } from "@lowbit/testing/worker";
 import { Miniflare } from "miniflare";
-
-/** Bundles as wrangler does: `.wasm` imports stay imports of modules. */
-export async function bundleWorker(folder: string): Promise<{ names: string[]; bytes: number }> {
-  await build({
-    entryPoints: [fileURLToPath(new URL("worker.ts", import.meta.url))],
-    bundle: true,
-    minify: true,
-    format: "esm",
-    target: "es2024",
-    conditions: ["workerd", "worker", "browser"],
-    loader: { ".wasm": "copy" },
-    outdir: folder,
-    outExtension: { ".js": ".mjs" },
-    logLevel: "error",
-  });
-  // The entry comes first.
-  const names = readdirSync(folder).sort().reverse();
-  return { names, bytes: names.reduce((sum, name) => sum + statSync(join(folder, name)).size, 0) };
-}
 
 export interface Simulator {
   readonly base: URL;
@@ -49,19 +30,13 @@ export async function simulate(
 ): Promise<Simulator> {
   const folder = mkdtempSync(join(tmpdir(), "lowbit-worker-"));
   const bundle = join(folder, "bundle");
-  const { names, bytes } = await bundleWorker(bundle);
+  const names = await bundleWorker(fileURLToPath(new URL("worker.ts", import.meta.url)), bundle);
   const config = readFileSync(new URL("wrangler.jsonc", import.meta.url), "utf8");
   const { compatibility_date, compatibility_flags } = JSON.parse(config.replace(/^\s*\/\/.*$/gm, ""));
   const start = (): Miniflare =>
     new Miniflare({
       ...(script === undefined
-        ? {
-            modules: names.map((name) => ({
-              type: name.endsWith(".wasm") ? ("CompiledWasm" as const) : ("ESModule" as const),
-              path: join(bundle, name),
-            })),
-            modulesRoot: bundle,
-          }
+        ? { modules: workerModules(bundle, names), modulesRoot: bundle }
         : { modules: true, script }),
       compatibilityDate: compatibility_date,
       compatibilityFlags: compatibility_flags,
@@ -86,7 +61,7 @@ export async function simulate(
   const inspector = await miniflare.getInspectorURL();
   return {
     base,
-    bundleBytes: bytes,
+    bundleBytes: names.reduce((sum, name) => sum + statSync(join(bundle, name)).size, 0),
     watchHeap: () => watchHeap(`ws://${inspector.host}/core:user:`),
     residentBytes: () =>
       mine.reduce((sum, pid) => {

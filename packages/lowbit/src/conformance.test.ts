@@ -11,9 +11,10 @@ import { chromium, chromiumWanted, inChromium } from "@lowbit/testing/chromium";
 import { bundleEdge, startEdge } from "@lowbit/testing/edge";
 import { type Served, serveFolder } from "@lowbit/testing/serve-folder";
 import { developmentProgram } from "@lowbit/testing/serve-process";
+import { bundleWorker, workerModules } from "@lowbit/testing/worker";
 import { Miniflare } from "miniflare";
 import { afterAll, beforeAll, describe, expect, it } from "vitest";
-import { bundled, bundlePage, bundleWorker } from "../test/runtimes/bundle.ts";
+import { bundlePage } from "../test/runtimes/bundle.ts";
 import { type Conformance, conform } from "../test/runtimes/conform.ts";
 import { rawWorkerd } from "../test/runtimes/raw-workerd.ts";
 import { convert } from "./index.ts";
@@ -94,10 +95,9 @@ describe("conformance", () => {
 
   it("workerd", async () => {
     const bundle = join(folder, "worker");
-    const modules = await bundleWorker(bundle, "conform-worker.ts");
+    const modules = await bundleWorker(join(scripts, "conform-worker.ts"), bundle);
     const miniflare = new Miniflare({
-      // The entry comes first.
-      modules: [...modules].reverse().map((name) => bundled(bundle, name)),
+      modules: workerModules(bundle, modules),
       modulesRoot: bundle,
       compatibilityDate: "2026-07-01",
       r2Buckets: ["MODELS"],

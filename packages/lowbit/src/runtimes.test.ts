@@ -10,9 +10,9 @@ import { writableFolder } from "@lowbit/platform/node";
 import { bundleEdge, startEdge } from "@lowbit/testing/edge";
 import { type Served, serveFolder } from "@lowbit/testing/serve-folder";
 import { developmentProgram } from "@lowbit/testing/serve-process";
+import { bundleWorker, workerModules } from "@lowbit/testing/worker";
 import { Miniflare } from "miniflare";
 import { afterAll, beforeAll, describe, expect, it } from "vitest";
-import { bundled, bundleWorker } from "../test/runtimes/bundle.ts";
 import { type Answer, question } from "../test/runtimes/question.ts";
 import { rawWorkerd } from "../test/runtimes/raw-workerd.ts";
 import { load, platform, writePieces } from "./index.ts";
@@ -83,14 +83,13 @@ describe("workerd", () => {
   let bundle = "";
   beforeAll(async () => {
     bundle = join(folder, "worker");
-    modules = await bundleWorker(bundle);
+    modules = await bundleWorker(join(scripts, "worker.ts"), bundle);
     const assets = join(folder, "assets");
     mkdirSync(assets);
     const target = await writableFolder(join(assets, "pico"));
     await writePieces(await platform().files(picoGguf), target, { pieceBytes: 2 ** 20 });
     miniflare = new Miniflare({
-      // The entry comes first.
-      modules: [...modules].reverse().map((name) => bundled(bundle, name)),
+      modules: workerModules(bundle, modules),
       modulesRoot: bundle,
       compatibilityDate: "2026-07-01",
       r2Buckets: ["MODELS"],

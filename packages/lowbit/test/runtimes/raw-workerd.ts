@@ -10,7 +10,7 @@ export async function rawWorkerd(
   folder: string,
 ): Promise<{ readonly base: string; close(): Promise<void> }> {
   mkdirSync(folder, { recursive: true });
-  const list = [...modules].reverse().map((name) => {
+  const list = modules.map((name) => {
     const kind = name.endsWith(".wasm") ? "wasm" : "esModule";
     return `(name = "${name}", ${kind} = embed "${relative(folder, join(bundle, name))}")`;
   });
