@@ -1,110 +1,23 @@
-import { existsSync, mkdtempSync, rmSync } from "node:fs";
-import { tmpdir } from "node:os";
+import { existsSync } from "node:fs";
 import { join } from "node:path";
 import { fileURLToPath } from "node:url";
 import { picoGguf } from "@lowbit/pico";
-import { type ClientTarget, describeOpenAiClients, passesForLeaving } from "@lowbit/testing/openai-clients";
 import { serveFolder } from "@lowbit/testing/serve-folder";
-import { developmentProgram, type ServingProcess, serveProcess } from "@lowbit/testing/serve-process";
-import { afterAll, beforeAll, describe, expect, it, vi } from "vitest";
+import { ask, describeServedExample, ready } from "@lowbit/testing/served-example";
+import { expect, it } from "vitest";
 import manifest from "./package.json" with { type: "json" };
 
 const cwd = fileURLToPath(new URL(".", import.meta.url));
-const command = [developmentProgram("deno"), ...manifest.scripts.start.split(" ").slice(1)];
-let cache = "";
-beforeAll(() => {
-  cache = mkdtempSync(join(tmpdir(), "lowbit-deno-"));
-});
-afterAll(() => rmSync(cache, { recursive: true, force: true }));
-
-const start = (env: Record<string, string> = {}): Promise<ServingProcess> =>
-  serveProcess(command, { cwd, env: { PORT: "0", LOWBIT_CACHE: cache, DENO_NO_UPDATE_CHECK: "1", ...env } });
-
-/** Ends when the model is there. */
-const ready = (base: string): Promise<void> =>
-  vi.waitFor(async () => expect((await fetch(`${base}/health`)).status).toBe(200), { timeout: 20_000 });
-
-const ask = (base: string, options: object = {}): Promise<Response> =>
-  fetch(`${base}/v1/chat/completions`, {
-    method: "POST",
-    headers: { "content-type": "application/json" },
-    body: JSON.stringify({
-      model: "pico-Q8_0",
-      messages: [{ role: "user", content: "What is 12 + 7?" }],
-      temperature: 0,
-      ...options,
-    }),
-  });
-
-describe("the server in deno", () => {
-  let server: ServingProcess;
-  beforeAll(async () => {
-    server = await start({ API_KEYS: "first second" });
-    await ready(server.base);
-  });
-  afterAll(() => server.stop());
-
-  it("lets nobody in without a key", async () => {
-    expect((await ask(server.base)).status).toBe(401);
-  });
-
-  const target = (): ClientTarget => ({
-    baseURL: `${server.base}/v1`,
-    apiKey: "second",
-    model: "pico-Q8_0",
-  });
-  describeOpenAiClients(target);
-
-  it.each([
-    ["streamed", true],
-    ["whole", false],
-  ])("ends an answer when its reader leaves: %s", async (_, stream) => {
-    expect(await passesForLeaving(target(), stream)).toBeLessThan(400);
-  });
-});
-
-it("downloads a model once, and finishes an answer that is being written when it is told to end", async () => {
-  const storage = await serveFolder(fileURLToPath(new URL(".", picoGguf)));
-  try {
-    const MODEL = `${storage.base}/pico-Q8_0.gguf`;
-    const first = await start({ MODEL });
-    await ready(first.base);
-    expect((await first.stop()).code).toBe(0);
-    storage.down = true;
-    const second = await start({ MODEL });
-    await ready(second.base);
-    // Without its end tokens pico writes until max_tokens.
-    const logit_bias = { "0": -100, "1": -100, "2": -100 };
-    const stream = await ask(second.base, { stream: true, logit_bias, max_tokens: 200 });
-    const stopped = second.stop();
-    const text = await stream.text();
-    expect(text).toMatch(/"finish_reason":"length"/);
-    expect(text).toMatch(/data: \[DONE\]\s*$/);
-    expect((await stopped).code).toBe(0);
-    expect(await await ask(second.base).catch(() => "gone")).toBe("gone");
-  } finally {
-    storage.close();
-  }
-});
-
-it("ends while its model is still being loaded", async () => {
-  const storage = await serveFolder(cache);
-  storage.stalled = true;
-  try {
-    const server = await start({ MODEL: `${storage.base}/model.gguf` });
-    await expect.poll(() => storage.requests()).toBeGreaterThan(0);
-    expect((await fetch(`${server.base}/health`)).status).toBe(503);
-    expect((await server.stop()).code).toBe(0);
-    expect(server.output().trim().split("\n")).toHaveLength(1);
-  } finally {
-    storage.close();
-  }
-});
+const example = describeServedExample("deno", cwd, manifest.scripts.start);
 
 it("reads a model by ranges on Deno Deploy, and keeps nothing of it", async () => {
   const storage = await serveFolder(fileURLToPath(new URL(".", picoGguf)));
-  const LOWBIT_CACHE = join(cache, "deployed");
-  const server = await start({ MODEL: `${storage.base}/pico-Q8_0.gguf`, DENO_DEPLOY: "true", LOWBIT_CACHE });
+  const LOWBIT_CACHE = join(example.cache(), "deployed");
+  const server = await example.start({
+    MODEL: `${storage.base}/pico-Q8_0.gguf`,
+    DENO_DEPLOY: "true",
+    LOWBIT_CACHE,
+  });
   try {
     await ready(server.base);
     const { choices } = await (await ask(server.base)).json();
@@ -114,11 +27,4 @@ it("reads a model by ranges on Deno Deploy, and keeps nothing of it", async () =
     await server.stop();
     storage.close();
   }
-});
-
-it("ends with what is wrong about a model", async () => {
-  const server = await start({ MODEL: "./nothing.gguf" });
-  const { code } = await server.ended;
-  expect(code).toBe(1);
-  expect(server.output()).toMatch(/nothing\.gguf/);
 });
