@@ -7,13 +7,13 @@ typedef struct {
   uint32_t super_next, sub_next;
 } ScaleWalk;
 
-// Scale of the four rows for the next 4 columns.
-static v128_t next_scale(const Scale *scale, const uint8_t *super, const uint8_t *sub, ScaleWalk *walk, v128_t *current) {
+// Scale of a quarter's four rows for the next 4 columns.
+static v128_t next_scale(const Scale *scale, int quarter, const uint8_t *super, const uint8_t *sub, ScaleWalk *walk, v128_t *current) {
   int fresh = walk->super_next == 0 && walk->sub_next == 0;
   if (scale->format == SCALE_NONE) {
     walk->value = wasm_f32x4_splat(1);
   } else if (walk->super_left == 0) {
-    walk->value = load_super(scale->format, scale->table, super, walk->super_next++);
+    walk->value = load_super(scale->format, scale->table, super, 4 * walk->super_next++ + (uint32_t)quarter);
     walk->super_left = scale->super_per;
     fresh = 1;
   }
@@ -24,7 +24,7 @@ static v128_t next_scale(const Scale *scale, const uint8_t *super, const uint8_t
       walk->sub_left = scale->sub_per;
       fresh = 1;
     }
-    if (fresh) s = wasm_f32x4_mul(s, load_sub(scale->sub, scale->offset, sub, walk->sub_next - 1));
+    if (fresh) s = wasm_f32x4_mul(s, load_sub(scale->sub, scale->offset, sub, 4 * (walk->sub_next - 1) + (uint32_t)quarter));
   }
   if (fresh) *current = wasm_f32x4_mul(s, wasm_f32x4_splat(scale->multiplier));
   walk->super_left -= 4;
@@ -50,11 +50,14 @@ static float rounded(int32_t format, float x) {
 
 static void put(float *y, float value, int adds) { *y = adds ? *y + value : value; }
 
-static void embed_packed(const Segment *s, const uint8_t *record, int lane, float *y) {
+static void embed_packed(const Segment *s, const uint8_t *band, int row, float *y) {
+  int lane = row % 4, quarter = row / 4;
   const TypeInfo *type = s->type;
   ScaleWalk walk = {0}, min_walk = {0};
   v128_t scale = wasm_f32x4_splat(0), min = wasm_f32x4_splat(0);
   v128_t table = wasm_v128_load(type->table);
+  uint32_t quarter_bytes = (uint32_t)(16 * type->width);
+  const uint8_t *planes = band + s->codes_at + (uint32_t)quarter * quarter_bytes;
   // Zero points are subtracted before scaling: alone, without the scales they share.
   Scale zeros = type->min;
   zeros.format = SCALE_NONE;
@@ -62,14 +65,14 @@ static void embed_packed(const Segment *s, const uint8_t *record, int lane, floa
   const Scale *mins_of = type->has_min == ZERO ? &zeros : &type->min;
   for (int32_t column = 0; column < s->columns; column += 4) {
     int quad = column / 4 % 8;
-    v128_t codes = quad_codes(type->width, record + (uint32_t)(column / 32) * (uint32_t)(16 * type->width), quad);
+    v128_t codes = quad_codes(type->width, planes + (uint32_t)(column / 32) * 4 * quarter_bytes, quad);
     if (type->mode == TABLE || type->mode == SIGNED_TABLE) codes = lookup(table, codes);
     int8_t bytes[16];
     float scales[4], mins[4];
     wasm_v128_store(bytes, codes);
-    wasm_v128_store(scales, next_scale(&type->scale, record + s->super_at, record + s->sub_at, &walk, &scale));
+    wasm_v128_store(scales, next_scale(&type->scale, quarter, band + s->super_at, band + s->sub_at, &walk, &scale));
     if (type->has_min) {
-      wasm_v128_store(mins, next_scale(mins_of, record + s->min_super_at, record + s->min_sub_at, &min_walk, &min));
+      wasm_v128_store(mins, next_scale(mins_of, quarter, band + s->min_super_at, band + s->min_sub_at, &min_walk, &min));
     }
     for (int i = 0; i < 4; i++) {
       float level = type->mode == FLOATS ? type->floats[(uint8_t)bytes[4 * lane + i]]
@@ -77,21 +80,21 @@ static void embed_packed(const Segment *s, const uint8_t *record, int lane, floa
       if (type->has_min == ZERO) level -= mins[lane];
       float product = scales[lane] * level;
       if (type->has_min == MIN || type->has_min == ZERO_FLOAT) product -= mins[lane];
-      put(y + column + i, rounded(type->round, product), s->adds);
+      put(y + column + i, rounded(type->round, product), s->flags & SEGMENT_ADDS);
     }
   }
 }
 
-static void embed_dense(const Segment *s, const uint8_t *record, int lane, float *y) {
+static void embed_dense(const Segment *s, const uint8_t *band, int row, float *y) {
   for (int32_t k = 0; k < s->columns; k++) {
     float value;
     if (s->kind == DENSE_F32) {
-      value = ((const float *)record)[4 * k + lane];
+      value = ((const float *)band)[16 * k + row];
     } else {
-      v128_t bits = wasm_i32x4_splat((int16_t)((const uint16_t *)record)[4 * k + lane]);
+      v128_t bits = wasm_i32x4_splat((int16_t)((const uint16_t *)band)[16 * k + row]);
       value = wasm_f32x4_extract_lane(s->kind == DENSE_F16 ? half_to_float(bits) : wasm_i32x4_shl(bits, 16), 0);
     }
-    put(y + k, value, s->adds);
+    put(y + k, value, s->flags & SEGMENT_ADDS);
   }
 }
 
@@ -102,9 +105,9 @@ EXPORT(embed_rows) void embed_rows(const Weight *weight, const int32_t *ids, int
     if (weight->flags & WEIGHT_GAPS) __builtin_memset(y, 0, (uint32_t)weight->in * 4);
     for (int32_t i = 0; i < weight->segments; i++) {
       const Segment *s = weight->segment + i;
-      const uint8_t *record = s->data + ((uint32_t)expert * (uint32_t)weight->groups + (uint32_t)(row / 4)) * s->group_bytes;
-      if (s->kind >= PACKED) embed_packed(s, record, row % 4, y + s->from);
-      else embed_dense(s, record, row % 4, y + s->from);
+      const uint8_t *band = s->data + (uintptr_t)((uint32_t)expert * (uint32_t)weight->bands + (uint32_t)(row / 16)) * s->band_bytes;
+      if (s->kind >= PACKED) embed_packed(s, band, row % 16, y + s->from);
+      else embed_dense(s, band, row % 16, y + s->from);
     }
     for (int32_t k = 0; k < weight->in && weight->row_scale; k++) y[k] *= weight->row_scale[ids[t]];
   }

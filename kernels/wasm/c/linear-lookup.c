@@ -77,23 +77,23 @@ INLINE void numbers_8(int32_t form, const Constants *c, v128_t codes, v128_t *ou
   out[3] = number_8(form, c, wasm_i32x4_extend_high_i16x8(high));
 }
 
-// `blocks` blocks of 32 columns of one record, four rows a column. `scales` and `mins` are STRIP_RECORDS vectors apart.
+// `blocks` blocks of 32 columns of one quarter, four rows a column. In `scales`, `mins` and `out` quarters lie side by side.
 INLINE void decode_as(int32_t width, int32_t form, int32_t group, int has_min, const ByteTables *tables, const float *floats,
                       const uint8_t *planes, const v128_t *scales, const v128_t *mins, int32_t blocks, v128_t *out) {
   int f = form == E5M2;
   Constants constants = {wasm_v128_load(lookup_constants.by_column), wasm_v128_load(lookup_constants.sign),
                          wasm_v128_load(lookup_constants.form[f].fields), wasm_v128_load(lookup_constants.form[f].bias),
                          wasm_v128_load(lookup_constants.form[f].least)};
-  for (int32_t b = 0; b < blocks; b++, planes += 16 * width) {
-    for (int quad = 0; quad < 8; quad++, out += 4) {
+  for (int32_t b = 0; b < blocks; b++, planes += QUARTERS * 16 * width) {
+    for (int quad = 0; quad < 8; quad++, out += 4 * QUARTERS) {
       v128_t codes = quad_codes(width, planes, quad), value[4];
       if (width <= 4) look_up_16(tables, &constants, codes, value);
       else if (form == ANY_FLOATS) look_up_256(floats, &constants, codes, value);
       else numbers_8(form, &constants, codes, value);
-      int32_t at = STRIP_RECORDS * (group == 32 ? b : 2 * b + quad / 4);
+      int32_t at = QUARTERS * (group == 32 ? b : 2 * b + quad / 4);
       for (int i = 0; i < 4; i++) {
         value[i] = wasm_f32x4_mul(value[i], scales[at]);
-        wasm_v128_store(out + i, has_min ? wasm_f32x4_sub(value[i], mins[at]) : value[i]);
+        wasm_v128_store(out + QUARTERS * i, has_min ? wasm_f32x4_sub(value[i], mins[at]) : value[i]);
       }
     }
   }
@@ -110,25 +110,24 @@ static void decode(const TypeInfo *type, const ByteTables *tables, const uint8_t
   else decode_as(type->width, ANY_FLOATS, type->group, type->has_min != NO_MIN, tables, floats, planes, scales, mins, blocks, out);
 }
 
-void strip_lookup(const Segment *segment, const uint8_t *const *records, int32_t record_count, const Strip *strip, v128_t *acc) {
+void strip_lookup(const Segment *segment, const uint8_t *band, const Strip *strip, v128_t *acc) {
   const TypeInfo *type = segment->type;
   ByteTables tables = byte_tables(type->floats);
-  v128_t decoded[STRIP_RECORDS][PARTIAL], scales[STRIP_RECORDS * PARTIAL / 16], mins[STRIP_RECORDS * PARTIAL / 16];
+  v128_t decoded[PARTIAL * QUARTERS], scales[QUARTERS * PARTIAL / 16], mins[QUARTERS * PARTIAL / 16];
+  uint32_t quarter_bytes = (uint32_t)(16 * type->width);
+  int32_t subnormal = segment->flags & SEGMENT_SUBNORMAL;
   for (int32_t first = 0; first < segment->columns; first += PARTIAL) {
     int32_t left = segment->columns - first;
     int32_t columns = left < PARTIAL ? left : PARTIAL;
-    const uint8_t *parts[STRIP_RECORDS];
-    for (int32_t r = 0; r < STRIP_RECORDS; r++) {
-      parts[r] = (const uint8_t *)decoded[r < record_count ? r : record_count - 1];
-      if (r >= record_count) continue;
-      const uint8_t *w = records[r];
-      int32_t groups = columns / type->group;
-      expand(&type->scale, 1.0f, w + segment->super_at, w + segment->sub_at, first, groups, type->group, scales + r);
-      if (type->has_min) {
-        expand(&type->min, 1.0f, w + segment->min_super_at, w + segment->min_sub_at, first, groups, type->group, mins + r);
-      }
-      decode(type, &tables, w + (uint32_t)(first / 32) * (uint32_t)(16 * type->width), scales + r, mins + r, columns / 32, decoded[r]);
+    int32_t groups = columns / type->group;
+    expand(&type->scale, 1.0f, band + segment->super_at, band + segment->sub_at, first, groups, type->group, subnormal, scales);
+    if (type->has_min) {
+      expand(&type->min, 1.0f, band + segment->min_super_at, band + segment->min_sub_at, first, groups, type->group, subnormal, mins);
     }
-    partial_dense(dense_kernels + 2 * DENSE_F32, parts, record_count, strip, segment->from + first, columns, acc);
+    const uint8_t *planes = band + segment->codes_at + (uint32_t)(first / 32) * QUARTERS * quarter_bytes;
+    for (uint32_t r = 0; r < QUARTERS; r++) {
+      decode(type, &tables, planes + r * quarter_bytes, scales + r, mins + r, columns / 32, decoded + r);
+    }
+    partial_dense(dense_kernels + 2 * DENSE_F32, (const uint8_t *)decoded, 16, strip, segment->from + first, columns, acc);
   }
 }

@@ -35,73 +35,60 @@ static const uint8_t *plane_of(const TypeInfo *type, const Activation *a, uint32
 
 // ---------------------------------------------------------------- scales
 
+static void fill(v128_t *out, const v128_t *quarters) {
+  for (int r = 0; r < QUARTERS; r++) wasm_v128_store(out + r, quarters[r]);
+}
+
 static void expand_any(const Scale *scale, float unit, const uint8_t *super, const uint8_t *sub, int32_t first, int32_t groups, int32_t group,
                        v128_t *out) {
   int32_t format = scale->format, sub_kind = scale->sub;
   v128_t factor = wasm_f32x4_splat(scale->multiplier * unit);
-  uint32_t super_next = 0, sub_next = 0;
-  int32_t super_left = 0, sub_left = 0;
-  v128_t super_value = wasm_f32x4_splat(1), value = super_value;
-  int started = 0;
-  if (format != SCALE_NONE) {
-    super_next = (uint32_t)(first / scale->super_per);
-    super_left = first % scale->super_per;
-    if (super_left != 0) {
-      super_value = load_super(format, scale->table, super, super_next++);
-      super_left = scale->super_per - super_left;
+  for (int32_t g = 0; g < groups; g++, out += QUARTERS) {
+    int32_t column = first + g * group;
+    int fresh = g == 0 || (format != SCALE_NONE && column % scale->super_per == 0) || (sub_kind != SUB_NONE && column % scale->sub_per == 0);
+    if (!fresh) {
+      fill(out, out - QUARTERS);
+      continue;
     }
-  }
-  if (sub_kind != SUB_NONE) {
-    sub_next = (uint32_t)(first / scale->sub_per);
-    sub_left = first % scale->sub_per;
-    if (sub_left != 0) {
-      sub_next++;
-      sub_left = scale->sub_per - sub_left;
+    for (uint32_t r = 0; r < QUARTERS; r++) {
+      v128_t value = load_super(format, scale->table, super, format == SCALE_NONE ? 0 : QUARTERS * (uint32_t)(column / scale->super_per) + r);
+      if (sub_kind != SUB_NONE) {
+        value = wasm_f32x4_mul(value, load_sub(sub_kind, scale->offset, sub, QUARTERS * (uint32_t)(column / scale->sub_per) + r));
+      }
+      wasm_v128_store(out + r, wasm_f32x4_mul(value, factor));
     }
-  }
-  for (int32_t g = 0; g < groups; g++, super_left -= group, sub_left -= group) {
-    int fresh = !started;
-    if (format != SCALE_NONE && super_left == 0) {
-      super_value = load_super(format, scale->table, super, super_next++);
-      super_left = scale->super_per;
-      fresh = 1;
-    }
-    if (sub_kind != SUB_NONE && sub_left == 0) {
-      sub_next++;
-      sub_left = scale->sub_per;
-      fresh = 1;
-    }
-    if (fresh) {
-      value = super_value;
-      if (sub_kind != SUB_NONE) value = wasm_f32x4_mul(value, load_sub(sub_kind, scale->offset, sub, sub_next - 1));
-      value = wasm_f32x4_mul(value, factor);
-      started = 1;
-    }
-    wasm_v128_store(out + STRIP_RECORDS * g, value);
   }
 }
 
 // One f16 scale per group.
-INLINE void expand_flat(float factor, const uint8_t *super, int32_t first, int32_t groups, int32_t group, v128_t *out) {
-  const uint8_t *at = super + 8 * (uint32_t)(first / group);
+INLINE void expand_flat(float factor, const uint8_t *super, int32_t first, int32_t groups, int32_t group, int subnormal, int scaled,
+                        v128_t *out) {
+  const uint8_t *at = super + 8 * QUARTERS * (uint32_t)(first / group);
   v128_t multiplier = wasm_f32x4_splat(factor);
-  for (int32_t g = 0; g < groups; g++, at += 8, out += STRIP_RECORDS) {
-    wasm_v128_store(out, wasm_f32x4_mul(half_to_float(wasm_i32x4_load16x4(at)), multiplier));
+  for (const v128_t *end = out + QUARTERS * groups; out < end; at += 8 * QUARTERS, out += QUARTERS) {
+    for (int r = 0; r < QUARTERS; r++) {
+      v128_t half = wasm_i32x4_load16x4(at + 8 * r);
+      v128_t value = subnormal ? half_to_float(half) : normal_half_to_float(half);
+      wasm_v128_store(out + r, scaled ? wasm_f32x4_mul(value, multiplier) : value);
+    }
   }
 }
 
 // A super-scale per many groups, which begin with the chunk, and a byte per group.
 INLINE void expand_nested(int32_t format, int32_t sub_kind, const Scale *scale, float unit, const uint8_t *super, const uint8_t *sub,
                           int32_t first, int32_t groups, int32_t group, v128_t *out) {
-  uint32_t next = (uint32_t)(first / scale->super_per);
+  uint32_t next = QUARTERS * (uint32_t)(first / scale->super_per);
   int32_t per = scale->super_per / group;
-  const uint8_t *at = sub + 4 * (uint32_t)(first / group);
+  const uint8_t *at = sub + 4 * QUARTERS * (uint32_t)(first / group);
   v128_t offset = wasm_f32x4_splat(scale->offset), factor = wasm_f32x4_splat(scale->multiplier * unit);
   for (int32_t from = 0; from < groups; from += per) {
-    v128_t value = wasm_f32x4_mul(load_super(format, scale->table, super, next++), factor);
+    v128_t values[QUARTERS];
+    for (int r = 0; r < QUARTERS; r++) values[r] = wasm_f32x4_mul(load_super(format, scale->table, super, next++), factor);
     int32_t to = from + per < groups ? from + per : groups;
-    for (int32_t g = from; g < to; g++, at += 4, out += STRIP_RECORDS) {
-      wasm_v128_store(out, wasm_f32x4_mul(value, wasm_f32x4_add(load_bytes(sub_kind, at), offset)));
+    for (int32_t g = from; g < to; g++, at += 4 * QUARTERS, out += QUARTERS) {
+      for (int r = 0; r < QUARTERS; r++) {
+        wasm_v128_store(out + r, wasm_f32x4_mul(values[r], wasm_f32x4_add(load_bytes(sub_kind, at + 4 * r), offset)));
+      }
     }
   }
 }
@@ -110,23 +97,28 @@ INLINE void expand_nested(int32_t format, int32_t sub_kind, const Scale *scale, 
 static void expand_wide(const Scale *scale, float unit, const uint8_t *super, const uint8_t *sub, int32_t first, int32_t groups, int32_t group,
                         v128_t *out) {
   int32_t per = scale->format != SCALE_NONE ? scale->super_per : scale->sub_per;
-  uint32_t next = (uint32_t)(first / per);
+  uint32_t next = QUARTERS * (uint32_t)(first / per);
   int32_t end = (per - first % per) / group;
   v128_t factor = wasm_f32x4_splat(scale->multiplier * unit);
   for (int32_t g = 0; g < groups; end += per / group) {
-    v128_t value = load_super(scale->format, scale->table, super, next);
-    if (scale->sub != SUB_NONE) value = wasm_f32x4_mul(value, load_sub(scale->sub, scale->offset, sub, next));
-    value = wasm_f32x4_mul(value, factor);
-    next++;
-    for (int32_t stop = end < groups ? end : groups; g < stop; g++, out += STRIP_RECORDS) wasm_v128_store(out, value);
+    v128_t values[QUARTERS];
+    for (int r = 0; r < QUARTERS; r++, next++) {
+      values[r] = load_super(scale->format, scale->table, super, next);
+      if (scale->sub != SUB_NONE) values[r] = wasm_f32x4_mul(values[r], load_sub(scale->sub, scale->offset, sub, next));
+      values[r] = wasm_f32x4_mul(values[r], factor);
+    }
+    for (int32_t stop = end < groups ? end : groups; g < stop; g++, out += QUARTERS) fill(out, values);
   }
 }
 
 void expand(const Scale *scale, float unit, const uint8_t *super, const uint8_t *sub, int32_t first, int32_t groups, int32_t group,
-            v128_t *out) {
+            int32_t subnormal, v128_t *out) {
   int has_super = scale->format != SCALE_NONE, has_sub = scale->sub != SUB_NONE;
   if (scale->format == SCALE_F16 && !has_sub && scale->super_per == group) {
-    expand_flat(scale->multiplier * unit, super, first, groups, group, out);
+    float factor = scale->multiplier * unit;
+    if (subnormal) expand_flat(factor, super, first, groups, group, 1, 1, out);
+    else if (factor == 1.0f) expand_flat(factor, super, first, groups, group, 0, 0, out);
+    else expand_flat(factor, super, first, groups, group, 0, 1, out);
   } else if (scale->format == SCALE_F16 && scale->sub_per == group && first % scale->super_per == 0) {
     if (scale->sub == SUB_UNSIGNED) expand_nested(SCALE_F16, SUB_UNSIGNED, scale, unit, super, sub, first, groups, group, out);
     else expand_nested(SCALE_F16, SUB_SIGNED, scale, unit, super, sub, first, groups, group, out);
@@ -137,24 +129,24 @@ void expand(const Scale *scale, float unit, const uint8_t *super, const uint8_t 
   }
 }
 
-// acc[r] −= Σ min · x scale · Σq for the four records of a strip
+// acc[r] −= Σ min · x scale · Σq for the four quarters of a band and one token; mins as `expand` gives them.
 static void subtract_mins(const v128_t *mins, int32_t blocks, int32_t group, const uint8_t *meta, v128_t *acc) {
-  v128_t sums[STRIP_RECORDS];
-  for (int r = 0; r < STRIP_RECORDS; r++) sums[r] = wasm_f32x4_splat(0);
+  v128_t sums[QUARTERS];
+  for (int r = 0; r < QUARTERS; r++) sums[r] = wasm_f32x4_splat(0);
   for (int32_t b = 0; b < blocks; b++, meta += META_BYTES) {
     if (group == 32) {
       v128_t q = wasm_v128_load32_splat(meta + 16);
-      for (int r = 0; r < STRIP_RECORDS; r++) sums[r] = wasm_f32x4_add(sums[r], wasm_f32x4_mul(mins[r], q));
-      mins += STRIP_RECORDS;
+      for (int r = 0; r < QUARTERS; r++) sums[r] = wasm_f32x4_add(sums[r], wasm_f32x4_mul(mins[r], q));
+      mins += QUARTERS;
     } else {
       v128_t scale = wasm_v128_load32_splat(meta);
-      for (int part = 0; part < 2; part++, mins += STRIP_RECORDS) {
+      for (int part = 0; part < 2; part++, mins += QUARTERS) {
         v128_t q = wasm_f32x4_mul(scale, wasm_f32x4_convert_i32x4(wasm_v128_load32_splat(meta + 4 + 4 * part)));
-        for (int r = 0; r < STRIP_RECORDS; r++) sums[r] = wasm_f32x4_add(sums[r], wasm_f32x4_mul(mins[r], q));
+        for (int r = 0; r < QUARTERS; r++) sums[r] = wasm_f32x4_add(sums[r], wasm_f32x4_mul(mins[r], q));
       }
     }
   }
-  for (int r = 0; r < STRIP_RECORDS; r++) acc[r] = wasm_f32x4_sub(acc[r], sums[r]);
+  for (int r = 0; r < QUARTERS; r++) acc[r] = wasm_f32x4_sub(acc[r], sums[r]);
 }
 
 // ---------------------------------------------------------------- strips
@@ -167,34 +159,25 @@ static void point_at(TileCall *call, const Segment *segment, const Strip *strip,
   call->meta[i] = a->meta + block * META_BYTES;
 }
 
-// Reads one byte of each cache line, so that lines on their way from memory overlap: the loops behind wait for each of theirs in turn, and
-// hardware does not follow short streams that alternate. WebAssembly has no prefetch; a load whose value nobody waits for is one.
-static void touch(const uint8_t *from, uint32_t bytes) {
-  for (uint32_t at = 0; at < bytes; at += 64) (void)*(const volatile uint8_t *)(from + at);
-}
-
-void strip_packed(const Segment *segment, const uint8_t *const *records, int32_t record_count, const Strip *strip, v128_t *acc) {
+void strip_packed(const Segment *segment, const uint8_t *band, const Strip *strip, v128_t *acc) {
   const TypeInfo *type = segment->type;
   const Kernel *kernel = choose(type);
   uint32_t stride;
   const uint8_t *plane = plane_of(type, strip->quantized, &stride);
-  uint32_t block_bytes = (uint32_t)(16 * type->width);
-  v128_t scales[STRIP_RECORDS * CHUNK / 16], mins[STRIP_RECORDS * CHUNK / 16];
+  uint32_t quarter_bytes = (uint32_t)(16 * type->width);
+  int32_t subnormal = segment->flags & SEGMENT_SUBNORMAL;
+  v128_t scales[QUARTERS * CHUNK / 16], mins[QUARTERS * CHUNK / 16];
   v128_t constants[2] = {wasm_i32x4_splat(-type->zero & 0xffff), wasm_v128_load(type->table)};
   for (int32_t chunk = 0; chunk < segment->columns; chunk += CHUNK) {
     int32_t left = (segment->columns - chunk) / 32;
     int32_t blocks = left < CHUNK_BLOCKS ? left : CHUNK_BLOCKS;
     int32_t groups = blocks * (32 / type->group);
-    for (int32_t r = 0; r < record_count && chunk == 0; r++) touch(records[r], segment->group_bytes);
-    for (int32_t r = 0; r < STRIP_RECORDS; r++) {
-      const uint8_t *w = records[r];
-      expand(&type->scale, type->unit, w + segment->super_at, w + segment->sub_at, chunk, groups, type->group, scales + r);
-      if (type->has_min) {
-        expand(&type->min, 1.0f, w + segment->min_super_at, w + segment->min_sub_at, chunk, groups, type->group, mins + r);
-      }
+    expand(&type->scale, type->unit, band + segment->super_at, band + segment->sub_at, chunk, groups, type->group, subnormal, scales);
+    if (type->has_min) {
+      expand(&type->min, 1.0f, band + segment->min_super_at, band + segment->min_sub_at, chunk, groups, type->group, subnormal, mins);
     }
     TileCall call = {.blocks = blocks, .constants = constants};
-    uint32_t skipped = (uint32_t)(chunk / 32) * block_bytes;
+    const uint8_t *codes = band + segment->codes_at + (uint32_t)(chunk / 32) * QUARTERS * quarter_bytes;
     int32_t t = 0;
     for (; t + 2 <= strip->tokens; t += TILE_TOKENS) {
       int32_t rest = strip->tokens - t;
@@ -203,29 +186,29 @@ void strip_packed(const Segment *segment, const uint8_t *const *records, int32_t
         point_at(&call, segment, strip, plane, stride, t + (i < tokens ? i : tokens - 1), i, chunk);
       }
       // A tile that is not full repeats its last token in spare accumulators.
-      v128_t spare[TILE_TOKENS * STRIP_RECORDS], *to = acc + STRIP_RECORDS * t;
+      v128_t spare[TILE_TOKENS * QUARTERS], *to = acc + QUARTERS * t;
       if (tokens < TILE_TOKENS) {
-        for (int32_t i = 0; i < TILE_TOKENS * STRIP_RECORDS; i++) spare[i] = to[i < tokens * STRIP_RECORDS ? i : 0];
+        for (int32_t i = 0; i < TILE_TOKENS * QUARTERS; i++) spare[i] = to[i < tokens * QUARTERS ? i : 0];
         to = spare;
       }
-      for (int32_t r = 0; r < record_count; r += TILE_RECORDS) {
-        for (int32_t i = 0; i < TILE_RECORDS; i++) call.weights[i] = records[r + i] + skipped;
+      for (int32_t r = 0; r < QUARTERS; r += TILE_QUARTERS) {
+        call.weights = codes + (uint32_t)r * quarter_bytes;
         call.scales = scales + r;
         call.acc = to + r;
         kernel[1](&call);
       }
       for (int32_t i = 0; i < tokens && type->has_min; i++) {
-        subtract_mins(mins, blocks, type->group, call.meta[i], to + STRIP_RECORDS * i);
+        subtract_mins(mins, blocks, type->group, call.meta[i], to + QUARTERS * i);
       }
-      for (int32_t i = 0; i < tokens * STRIP_RECORDS && to == spare; i++) acc[STRIP_RECORDS * t + i] = spare[i];
+      for (int32_t i = 0; i < tokens * QUARTERS && to == spare; i++) acc[QUARTERS * t + i] = spare[i];
     }
     if (t < strip->tokens) {
       point_at(&call, segment, strip, plane, stride, t, 0, chunk);
-      for (int32_t r = 0; r < STRIP_RECORDS; r++) call.weights[r] = records[r] + skipped;
+      call.weights = codes;
       call.scales = scales;
-      call.acc = acc + STRIP_RECORDS * t;
+      call.acc = acc + QUARTERS * t;
       kernel[0](&call);
-      if (type->has_min) subtract_mins(mins, blocks, type->group, call.meta[0], acc + STRIP_RECORDS * t);
+      if (type->has_min) subtract_mins(mins, blocks, type->group, call.meta[0], acc + QUARTERS * t);
     }
   }
 }
@@ -233,10 +216,10 @@ void strip_packed(const Segment *segment, const uint8_t *const *records, int32_t
 // Runs the wide or the narrow four-token kernel of 4-bit codes `count` times over nothing in particular, for the host to time.
 EXPORT(dot_trial) void dot_trial(int32_t wide, int32_t count) {
   enum { BLOCKS = 16 };
-  static v128_t zeros[BLOCKS * STRIP_RECORDS];
+  static v128_t zeros[BLOCKS * QUARTERS];
   const uint8_t *from = (const uint8_t *)zeros;
-  v128_t acc[TILE_TOKENS * STRIP_RECORDS] = {0};
-  TileCall call = {.weights = {from, from}, .blocks = BLOCKS, .scales = zeros, .constants = zeros, .acc = acc};
+  v128_t acc[TILE_TOKENS * QUARTERS] = {0};
+  TileCall call = {.weights = from, .blocks = BLOCKS, .scales = zeros, .constants = zeros, .acc = acc};
   for (int i = 0; i < TILE_TOKENS; i++) call.codes[i] = call.meta[i] = from;
   TypeInfo type = {.mode = CODES, .width = 4, .group = 32};
   int32_t before = wide_dots;

@@ -39,29 +39,32 @@ void prefer_wide(int32_t wide);
 
 // ---------------------------------------------------------------- weights
 
-// PACKED: integer dot products with the quantized activation. LOOKUP: the same planes, but codes stand for f32 values: decoded, sixteen rows by
+// PACKED: integer dot products with the quantized activation. LOOKUP: the same planes, but codes stand for f32 values: decoded, a band by
 // 256 columns at a time, for f32 products.
 enum { DENSE_F32 = 0, DENSE_F16 = 1, DENSE_BF16 = 2, PACKED = 3, LOOKUP = 4 };
 
 struct TypeInfo;  // type.h: what a quantization type compiles to
 
 // Columns [from, from + columns) of a weight; those of planes are multiples of 32, and where the file's columns are fewer the rest is to meet
-// zeros. Rows lie in groups of 4 (padded with zeros); a group is one record of
-// `group_bytes`, a multiple of 16. The records of expert e begin at data + e · groups · group_bytes.
+// zeros. Rows lie in bands of 16 (padded with zeros), so that a product reads memory in one rising stream, which processors fetch ahead; a band
+// is one record of `band_bytes`, a multiple of 64. The bands of expert e begin at data + e · bands · band_bytes.
 typedef struct {
   int32_t kind;
   int32_t from;
   int32_t columns;
-  uint32_t group_bytes;
+  uint32_t band_bytes;
   const uint8_t *data;
   const struct TypeInfo *type;  // PACKED, LOOKUP
-  uint32_t super_at;            // byte offsets in a record; unused ones are 0
+  uint32_t super_at;            // byte offsets in a band; unused ones are 0
   uint32_t sub_at;
   uint32_t min_super_at;
   uint32_t min_sub_at;
-  int32_t adds;                 // overlaps an earlier segment, so that embed must add
-  int32_t reserved;
+  uint32_t codes_at;
+  int32_t flags;
 } Segment;
+
+// SEGMENT_ADDS: it overlaps an earlier one, so that embed must add. SEGMENT_SUBNORMAL: some f16 super-scale is subnormal or 0 (the packer sets it).
+enum { SEGMENT_ADDS = 1, SEGMENT_SUBNORMAL = 2 };
 
 enum { WEIGHT_QUANTIZES = 1, WEIGHT_GAPS = 2 };
 
@@ -69,7 +72,7 @@ typedef struct {
   int32_t out;      // rows of one expert
   int32_t in;       // columns of x as the kernels are given it: in the order that the weight wants, with zeros between segments
   int32_t experts;
-  int32_t groups;   // ⌈out / 4⌉
+  int32_t bands;    // ⌈out / 16⌉
   const float *bias;  // [experts · out] or 0
   int32_t flags;    // WEIGHT_QUANTIZES: some segment is packed, so linear() needs the Activation; WEIGHT_GAPS: columns that no segment covers
   int32_t segments;
@@ -83,8 +86,8 @@ typedef struct {
 typedef struct {
   const Weight *weight;
   int32_t expert;         // 0 for plain weights
-  int32_t row_from;       // a multiple of 4
-  int32_t row_to;         // a multiple of 4, or weight->out
+  int32_t row_from;       // a multiple of 16
+  int32_t row_to;         // a multiple of 16, or weight->out
   const float *x;         // [·, in], contiguous rows
   const Activation *quantized;  // of the same x; may be 0 unless WEIGHT_QUANTIZES
   const int32_t *x_rows;  // row of x that token t reads; 0: t

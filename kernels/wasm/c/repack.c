@@ -1,7 +1,7 @@
 // Blocks as the file has them → planes. Driven by the tables of type.h alone, so that a type which is only data needs no code here.
 //
-// Per 32 columns a record holds `width` vectors of 16 bytes. Lane r of a vector belongs to row r of the group; its byte i to column
-// 4·quad + i. Where the bits of quad 0..7 lie (b.s = vector b, shift s within each byte):
+// Per 32 columns a band holds four quarters of `width` vectors of 16 bytes. Lane r of a vector belongs to row r of the quarter; its byte i to
+// column 4·quad + i. Where the bits of quad 0..7 lie (b.s = vector b, shift s within each byte):
 //   1 bit   0.quad                             2 bits  quad/4 . 2·(quad%4)            4 bits  quad/2 . 4·(quad%2)
 //   3 bits  2 bits as above, bit 2 in vector 2 at quad
 //   5 bits  4 bits as above, bit 4 in vector 4 at quad
@@ -10,13 +10,13 @@
 #include "scales.h"
 
 typedef struct {
-  const Segment *segment;
+  Segment *segment;
   const uint8_t *blocks;  // the rows' blocks, back to back; 8 readable bytes follow
   uint32_t row_bytes;
-  int32_t rows;       // 1 to any; the last group is padded
+  int32_t rows;       // 1 to any; the last band is padded
   uint8_t *levels;    // scratch, 4 · columns bytes
   const uint8_t *codes;   // unpacked codes [rows, columns], or 0
-  uint8_t *out;       // first record
+  uint8_t *out;       // first band
 } PackCall;
 
 enum { PACK_OK = 0, PACK_NON_FINITE = 1 };
@@ -138,7 +138,7 @@ static void store_plane(const v128_t *quads, int low, int bits, uint8_t *out) {
 }
 
 static void store_planes(const uint8_t *levels, uint32_t stride, int32_t width, uint8_t *out) {
-  for (uint32_t column = 0; column < stride; column += 32, out += 16 * width) {
+  for (uint32_t column = 0; column < stride; column += 32, out += 4 * 16 * width) {
     v128_t quads[8];
     for (int32_t quad = 0; quad < 8; quad++) quads[quad] = quad_of(levels + column, stride, quad);
     switch (width) {
@@ -163,15 +163,17 @@ static int finite(int32_t format, uint32_t bits) {
   }
 }
 
-// The scales of one row, its items every 4 in their planes.
-static int32_t store_scales(const TypeInfo *type, const Scale *scale, const uint8_t *block, int32_t columns, int32_t row, uint8_t *super,
+// The scales of one row, its items every 16 in their planes.
+static int32_t store_scales(Segment *segment, const Scale *scale, const uint8_t *block, int32_t columns, int32_t row, uint8_t *super,
                             uint8_t *sub) {
+  const TypeInfo *type = segment->type;
   uint32_t super_at = (uint32_t)row, sub_at = (uint32_t)row;
   for (int32_t at = 0; at < columns; at += type->block, block += type->block_bytes) {
     if (scale->format != SCALE_NONE) {
-      for (int32_t i = 0; i < scale->super_field->count; i++, super_at += 4) {
+      for (int32_t i = 0; i < scale->super_field->count; i++, super_at += 16) {
         uint32_t bits = read_unsigned(scale->super_field, block, i);
         if (!finite(scale->format, bits)) return PACK_NON_FINITE;
+        if (scale->format == SCALE_F16 && (bits & 0x7c00) == 0) segment->flags |= SEGMENT_SUBNORMAL;
         if (scale->format == SCALE_F32) ((uint32_t *)super)[super_at] = bits;
         else if (scale->format == SCALE_TABLE) super[super_at] = (uint8_t)bits;
         else ((uint16_t *)super)[super_at] = (uint16_t)bits;
@@ -179,7 +181,7 @@ static int32_t store_scales(const TypeInfo *type, const Scale *scale, const uint
     }
     if (scale->sub != SUB_NONE) {
       int32_t unused = 8 - scale->sub_field->bits;
-      for (int32_t i = 0; i < scale->sub_field->count; i++, sub_at += 4) {
+      for (int32_t i = 0; i < scale->sub_field->count; i++, sub_at += 16) {
         uint8_t bits = (uint8_t)read_unsigned(scale->sub_field, block, i);
         sub[sub_at] = scale->sub == SUB_SIGNED ? (uint8_t)((int8_t)(uint8_t)(bits << unused) >> unused) : bits;
       }
@@ -202,7 +204,7 @@ static float number(int32_t format, uint32_t bits) {
 static int32_t store_products(const TypeInfo *type, const uint8_t *block, int32_t columns, int32_t row, uint8_t *out) {
   const Scale *scale = &type->scale;
   for (int32_t at = 0; at < columns; at += type->block, block += type->block_bytes) {
-    for (int32_t i = 0; i < type->min.super_field->count; i++, row += 4) {
+    for (int32_t i = 0; i < type->min.super_field->count; i++, row += 16) {
       uint32_t zero = read_unsigned(type->min.super_field, block, i);
       uint32_t bits = scale->format == SCALE_NONE ? 0 : read_unsigned(scale->super_field, block, i);
       if (!finite(type->zero_format, zero)) return PACK_NON_FINITE;
@@ -214,49 +216,49 @@ static int32_t store_products(const TypeInfo *type, const uint8_t *block, int32_
 }
 
 EXPORT(pack_rows) int32_t pack_rows(const PackCall *call) {
-  const Segment *s = call->segment;
+  Segment *s = call->segment;
   const TypeInfo *type = s->type;
   uint32_t stride = (uint32_t)s->columns;
   int32_t columns = given_columns(call);
-  uint8_t *record = call->out;
-  for (int32_t first = 0; first < call->rows; first += 4, record += s->group_bytes) {
-    __builtin_memset(record, 0, s->group_bytes);  // rows past the end: scale 0
-    for (int32_t r = 0; r < 4; r++) {
-      if (first + r >= call->rows) {
-        __builtin_memset(call->levels + (uint32_t)r * stride, 0, stride);
-        continue;
-      }
-      read_row(call, first + r, call->levels + (uint32_t)r * stride);
+  uint8_t *band = call->out;
+  for (int32_t first = 0; first < call->rows; first += 16, band += s->band_bytes) {
+    __builtin_memset(band, 0, s->band_bytes);  // rows past the end: scale 0
+    for (int32_t r = 0; r < 16 && first + r < call->rows; r++) {
+      uint8_t *levels = call->levels + (uint32_t)(r % 4) * stride;
+      if (r % 4 == 0) __builtin_memset(levels, 0, 4 * stride);
+      read_row(call, first + r, levels);
       const uint8_t *blocks = call->blocks + (uint32_t)(first + r) * call->row_bytes;
-      int32_t status = store_scales(type, &type->scale, blocks, columns, r, record + s->super_at, record + s->sub_at);
+      int32_t status = store_scales(s, &type->scale, blocks, columns, r, band + s->super_at, band + s->sub_at);
       if (status == PACK_OK && type->has_min == ZERO_FLOAT) {
-        status = store_products(type, blocks, columns, r, record + s->min_super_at);
+        status = store_products(type, blocks, columns, r, band + s->min_super_at);
       } else if (status == PACK_OK && type->has_min) {
-        status = store_scales(type, &type->min, blocks, columns, r, record + s->min_super_at, record + s->min_sub_at);
+        status = store_scales(s, &type->min, blocks, columns, r, band + s->min_super_at, band + s->min_sub_at);
       }
       if (status != PACK_OK) return status;
+      if (r % 4 == 3 || first + r + 1 == call->rows) {
+        store_planes(call->levels, stride, type->width, band + s->codes_at + (uint32_t)(r / 4 * 16 * type->width));
+      }
     }
-    store_planes(call->levels, stride, type->width, record);
   }
   return PACK_OK;
 }
 
-// Plain numbers: column k of a record holds its four rows' values, of 4 bytes (DENSE_F32) or 2. Halves must be finite.
+// Plain numbers: column k of a band holds its sixteen rows' values, of 4 bytes (DENSE_F32) or 2. Halves must be finite.
 EXPORT(pack_dense) int32_t pack_dense(const PackCall *call) {
   const Segment *s = call->segment;
-  uint8_t *record = call->out;
-  for (int32_t first = 0; first < call->rows; first += 4, record += s->group_bytes) {
-    __builtin_memset(record, 0, s->group_bytes);
-    for (int32_t r = 0; r < 4 && first + r < call->rows; r++) {
+  uint8_t *band = call->out;
+  for (int32_t first = 0; first < call->rows; first += 16, band += s->band_bytes) {
+    __builtin_memset(band, 0, s->band_bytes);
+    for (int32_t r = 0; r < 16 && first + r < call->rows; r++) {
       const uint8_t *row = call->blocks + (uint32_t)(first + r) * call->row_bytes;
       if (s->kind == DENSE_F32) {
-        for (int32_t k = 0; k < s->columns; k++) ((uint32_t *)record)[4 * k + r] = ((const unaligned32 *)row)[k];
+        for (int32_t k = 0; k < s->columns; k++) ((uint32_t *)band)[16 * k + r] = ((const unaligned32 *)row)[k];
       } else {
         uint32_t special = 0;
         for (int32_t k = 0; k < s->columns; k++) {
           uint32_t bits = ((const unaligned16 *)row)[k];
           special |= (bits & 0x7c00) == 0x7c00;
-          ((uint16_t *)record)[4 * k + r] = (uint16_t)bits;
+          ((uint16_t *)band)[16 * k + r] = (uint16_t)bits;
         }
         if (s->kind == DENSE_F16 && special) return PACK_NON_FINITE;
       }

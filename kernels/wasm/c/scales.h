@@ -1,4 +1,4 @@
-// Reads the scales and codes of a record.
+// Reads the scales and codes of a band.
 #ifndef LOWBIT_SCALES_H
 #define LOWBIT_SCALES_H
 
@@ -14,6 +14,11 @@ INLINE v128_t half_to_float(v128_t half) {
   v128_t t = wasm_i32x4_add(wasm_v128_and(wasm_i32x4_shl(half, 13), wasm_i32x4_splat(0x0fffe000)), wasm_i32x4_splat(112 << 23));
   v128_t doubled = wasm_f32x4_sub(wasm_f32x4_add(t, t), wasm_f32x4_splat(0x1p-14f));
   return wasm_v128_or(wasm_f32x4_pmin(t, doubled), wasm_v128_and(half, wasm_i32x4_splat((int32_t)0x80000000)));
+}
+
+// The same of halves that are neither subnormal nor 0.
+INLINE v128_t normal_half_to_float(v128_t half) {
+  return wasm_i32x4_add(wasm_v128_and(wasm_i32x4_shl(half, 13), wasm_i32x4_splat((int32_t)0x8fffe000)), wasm_i32x4_splat(112 << 23));
 }
 
 INLINE v128_t load_super(int32_t format, const float *table, const uint8_t *super, uint32_t i) {
@@ -41,7 +46,7 @@ INLINE v128_t load_sub(int32_t kind, float offset, const uint8_t *sub, uint32_t 
   return wasm_f32x4_add(load_bytes(kind, sub + 4 * i), wasm_f32x4_splat(offset));
 }
 
-// The codes of one quad: 4 rows × 4 columns, unsigned bytes (BYTES: as stored). `planes` are the vectors of its 32 columns.
+// The codes of one quad: 4 rows × 4 columns, unsigned bytes (BYTES: as stored). `planes` are the quarter's vectors of its 32 columns.
 INLINE v128_t quad_codes(int width, const uint8_t *planes, int quad) {
 #define VECTOR(i) wasm_v128_load(planes + 16 * (i))
 #define SPLIT(vector, shift, mask) \

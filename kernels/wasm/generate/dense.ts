@@ -1,10 +1,10 @@
-import { call, Emitter, stripBytes } from "./emitter.ts";
+import { call, Emitter, quarters, stripBytes } from "./emitter.ts";
 
 export type DenseKind = "f32" | "f16" | "bf16";
 
 export interface DenseKernel {
   readonly kind: DenseKind;
-  readonly records: number;
+  readonly quarters: number;
   readonly tokens: number;
 }
 
@@ -13,24 +13,24 @@ const unroll = 4;
 
 /**
  * A dense kernel: acc += the sum, from zero, of column · x over the columns in order. In `TileCall`, `codes` point to the tokens' f32 and `blocks`
- * counts columns, at least 1. Column k of a record is its four rows' values.
+ * counts columns, at least 1. Column k of a quarter is its four rows' values.
  */
 export class DenseWriter {
   readonly #k: DenseKernel;
   readonly #e = new Emitter();
-  readonly #records: readonly number[];
+  readonly #quarters: readonly number[];
   readonly #tokens: readonly number[];
 
   constructor(kernel: DenseKernel) {
     this.#k = kernel;
-    this.#records = [...new Array(kernel.records).keys()];
+    this.#quarters = [...new Array(kernel.quarters).keys()];
     this.#tokens = [...new Array(kernel.tokens).keys()];
   }
 
   /** The function's assembly. */
   write(symbol: string): string {
     const e = this.#e;
-    for (const r of this.#records) e.loadPointer(`w${r}`, call.weights + 4 * r);
+    e.loadPointer("weights", call.weights);
     for (const t of this.#tokens) e.loadPointer(`x${t}`, call.codes + 4 * t);
     e.loadPointer("columns", call.blocks);
     e.loadPointer("acc", call.acc);
@@ -39,7 +39,7 @@ export class DenseWriter {
       e.loadMask("rescale");
     }
     for (const t of this.#tokens) {
-      for (const r of this.#records) {
+      for (const r of this.#quarters) {
         e.op("v128.const 0, 0, 0, 0");
         e.set(`f${t}_${r}`);
       }
@@ -47,7 +47,7 @@ export class DenseWriter {
     this.#loop(unroll);
     this.#loop(1);
     for (const t of this.#tokens) {
-      for (const r of this.#records) {
+      for (const r of this.#quarters) {
         const offset = stripBytes * t + 16 * r;
         e.get("acc");
         e.load("acc", offset);
@@ -61,33 +61,37 @@ export class DenseWriter {
   /** While at least `step` columns are left: that many. */
   #loop(step: number): void {
     const e = this.#e;
-    const columnBytes = this.#k.kind === "f32" ? 16 : 8;
     e.op("block", "loop");
     e.get("columns");
     e.op(`i32.const ${step}`, "i32.lt_s", "br_if 1");
-    for (let k = 0; k < step; k++) this.#column(k, columnBytes);
-    for (const r of this.#records) e.advance(`w${r}`, step * columnBytes);
+    for (let k = 0; k < step; k++) this.#column(k);
+    e.advance("weights", step * quarters * this.#columnBytes);
     for (const t of this.#tokens) e.advance(`x${t}`, 4 * step);
     e.advance("columns", -step);
     e.op("br 0", "end_loop", "end_block");
   }
 
-  #column(k: number, columnBytes: number): void {
+  /** Bytes of a quarter's column. */
+  get #columnBytes(): number {
+    return this.#k.kind === "f32" ? 16 : 8;
+  }
+
+  #column(k: number): void {
     const e = this.#e;
     const named = this.#tokens.length > 1;
     if (named) {
-      for (const r of this.#records) {
-        this.#values(r, k * columnBytes);
+      for (const r of this.#quarters) {
+        this.#values(r, k);
         e.set(`c${r}`);
       }
     }
     for (const t of this.#tokens) {
       e.splat(`x${t}`, 4 * k);
       e.set("q");
-      for (const r of this.#records) {
+      for (const r of this.#quarters) {
         e.get(`f${t}_${r}`);
         if (named) e.get(`c${r}`);
-        else this.#values(r, k * columnBytes);
+        else this.#values(r, k);
         e.get("q");
         e.op("f32x4.mul", "f32x4.add");
         e.set(`f${t}_${r}`);
@@ -96,13 +100,14 @@ export class DenseWriter {
   }
 
   /** A column's four values as f32, on the stack. */
-  #values(record: number, offset: number): void {
+  #values(quarter: number, k: number): void {
     const e = this.#e;
+    const offset = (quarters * k + quarter) * this.#columnBytes;
     if (this.#k.kind === "f32") {
-      e.load(`w${record}`, offset);
+      e.load("weights", offset);
       return;
     }
-    e.get(`w${record}`);
+    e.get("weights");
     if (this.#k.kind === "bf16") {
       e.op(`i32x4.load16x4_u ${offset}:p2align=3`, "i32.const 16", "i32x4.shl");
       return;

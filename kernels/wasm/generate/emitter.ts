@@ -3,16 +3,19 @@ export const call: Readonly<
   Record<"weights" | "codes" | "meta" | "blocks" | "scales" | "constants" | "acc", number>
 > = {
   weights: 0,
-  codes: 16,
-  meta: 32,
-  blocks: 48,
-  scales: 52,
-  constants: 56,
-  acc: 60,
+  scales: 4,
+  constants: 8,
+  acc: 12,
+  blocks: 16,
+  codes: 20,
+  meta: 36,
 };
 
-/** Bytes between the accumulators of two tokens, and the scales of two groups: four records of 16. */
-export const stripBytes = 64;
+/** Quarters of a band. */
+export const quarters = 4;
+
+/** Bytes between the accumulators of two tokens, and the scales of two groups: four quarters of 16. */
+export const stripBytes: number = 16 * quarters;
 
 export type MaskName = 1 | 2 | 3 | 4 | 15 | 16 | 48 | "low" | "ones" | "half" | "rescale";
 

@@ -7,7 +7,7 @@
  * with most vectors spilled in between; engines then keep that order. Here a code vector is unpacked, used for every token and forgotten.
  * Measured on x86 without VNNI, the same loop from C runs at less than half the speed.
  *
- * A kernel multiplies `records` records of four rows by `tokens` tokens over some blocks of 32 columns. Lanes are rows. Per scale group the
+ * A kernel multiplies `quarters` quarters of a band, four rows each, by `tokens` tokens over some blocks of 32 columns. Lanes are rows. Per scale group the
  * arithmetic is integer and exact; then acc += (scale · x scale) · f32(sum), in this order in every kernel, so that all give the same bits.
  */
 import { writeFileSync } from "node:fs";
@@ -27,10 +27,10 @@ const holdings: readonly (readonly [Mode, number])[] = [
 /** In the order of the kinds in c/linear.h. */
 const denseKinds: readonly DenseKind[] = ["f32", "f16", "bf16"];
 
-/** One token by four records, or four tokens by two. */
+/** One token by four quarters, or four tokens by two. */
 const shapes = [
-  { tokens: 1, records: 4 },
-  { tokens: 4, records: 2 },
+  { tokens: 1, quarters: 4 },
+  { tokens: 4, quarters: 2 },
 ] as const;
 
 function main(): void {

@@ -1,4 +1,4 @@
-import { call, Emitter, type MaskName, stripBytes } from "./emitter.ts";
+import { call, Emitter, type MaskName, quarters, stripBytes } from "./emitter.ts";
 
 /**
  * How dot products are computed:
@@ -15,7 +15,7 @@ export interface PackedKernel {
   readonly mode: Mode;
   readonly width: number;
   readonly group: 16 | 32;
-  readonly records: number;
+  readonly quarters: number;
   readonly tokens: number;
 }
 
@@ -70,16 +70,16 @@ function activationStride({ dot, mode }: PackedKernel): { block: number; quad: n
 export class PackedWriter {
   readonly #k: PackedKernel;
   readonly #e = new Emitter();
-  readonly #records: readonly number[];
+  readonly #quarters: readonly number[];
   readonly #tokens: readonly number[];
   /** Accumulators that fit the registers stay in them. */
   readonly #resident: boolean;
 
   constructor(kernel: PackedKernel) {
     this.#k = kernel;
-    this.#records = [...new Array(kernel.records).keys()];
+    this.#quarters = [...new Array(kernel.quarters).keys()];
     this.#tokens = [...new Array(kernel.tokens).keys()];
-    this.#resident = kernel.records * kernel.tokens <= 4;
+    this.#resident = kernel.quarters * kernel.tokens <= 4;
   }
 
   /** The function's assembly. */
@@ -91,7 +91,7 @@ export class PackedWriter {
     if (this.#resident) this.#eachSum((sum, offset) => this.#copy(() => e.load("acc", offset), sum));
     e.op("loop");
     for (let part = 0; part < 32 / group; part++) this.#group(part);
-    for (const r of this.#records) e.advance(`w${r}`, 16 * width);
+    e.advance("weights", quarters * 16 * width);
     for (const t of this.#tokens) {
       e.advance(`x${t}`, activationStride(this.#k).block);
       e.advance(`m${t}`, meta.bytes);
@@ -117,17 +117,17 @@ export class PackedWriter {
   }
 
   #eachSum(body: (sum: string, offset: number) => void): void {
-    for (const t of this.#tokens) for (const r of this.#records) body(`f${t}_${r}`, stripBytes * t + 16 * r);
+    for (const t of this.#tokens) for (const r of this.#quarters) body(`f${t}_${r}`, stripBytes * t + 16 * r);
   }
 
   #loadPointers(): void {
     const e = this.#e;
-    for (const r of this.#records) e.loadPointer(`w${r}`, call.weights + 4 * r);
     for (const t of this.#tokens) {
       e.loadPointer(`x${t}`, call.codes + 4 * t);
       e.loadPointer(`m${t}`, call.meta + 4 * t);
     }
-    for (const name of ["blocks", "scales", "constants", "acc"] as const) e.loadPointer(name, call[name]);
+    for (const name of ["weights", "blocks", "scales", "constants", "acc"] as const)
+      e.loadPointer(name, call[name]);
   }
 
   #loadConstants(): void {
@@ -145,14 +145,14 @@ export class PackedWriter {
     return this.#k.dot === "simd" || (this.#k.dot === "narrow" && isSigned(this.#k.mode));
   }
 
-  /** One record's operands of a quad, on the stack. With `raw` the vector of the low bits is kept for, or known from, another quad. */
-  #operand(record: number, quad: number, raw?: "keep" | "known"): void {
+  /** One quarter's operands of a quad, on the stack. With `raw` the vector of the low bits is kept for, or known from, another quad. */
+  #operand(quarter: number, quad: number, raw?: "keep" | "known"): void {
     const e = this.#e;
     const { mode, width } = this.#k;
     if (mode === "TABLE" || mode === "SIGNED_TABLE") e.get("table");
     pieces(width, quad).forEach(([vector, shift, mask], i) => {
       if (i === 0 && raw === "known") e.get("raw");
-      else e.load(`w${record}`, 16 * vector);
+      else e.load("weights", 16 * (width * quarter + vector));
       if (i === 0 && raw === "keep") e.tee("raw");
       e.shift(shift);
       if (width < 8) e.mask(mask);
@@ -210,7 +210,7 @@ export class PackedWriter {
     const e = this.#e;
     for (const t of this.#tokens) {
       if (fresh) this.#copy(() => this.#start(t, part), "start");
-      for (const r of this.#records) {
+      for (const r of this.#quarters) {
         e.get(fresh ? "start" : `d${t}_${r}`);
         e.get(`a${t}_${r}`);
         this.#widen();
@@ -233,17 +233,17 @@ export class PackedWriter {
   #initialize(part: number): void {
     for (const t of this.#tokens) {
       this.#start(t, part);
-      const [first, ...rest] = this.#records;
+      const [first, ...rest] = this.#quarters;
       for (const r of rest) this.#e.tee(`d${t}_${r}`);
       this.#e.set(`d${t}_${first}`);
     }
   }
 
-  /** wide and narrow with codes from 0 to 127: record by record, which needs few registers. `opens`: the 16-bit sums begin here. */
+  /** wide and narrow with codes from 0 to 127: quarter by quarter, which needs few registers. `opens`: the 16-bit sums begin here. */
   #quadsOfOne(quad: number, count: number, opens: boolean): void {
     const e = this.#e;
     for (let i = 0; i < count; i++) this.#copy(() => e.splat("x0", 4 * (quad + i)), `q${i}`);
-    for (const r of this.#records) {
+    for (const r of this.#quarters) {
       for (let i = 0; i < count; i++) {
         const raw = count === 1 ? undefined : i === 0 ? "keep" : "known";
         this.#dot(`0_${r}`, `q${i}`, () => this.#operand(r, quad + i, raw), opens && i === 0);
@@ -251,20 +251,20 @@ export class PackedWriter {
     }
   }
 
-  /** The same for several tokens: a record's codes are unpacked once. */
+  /** The same for several tokens: a quarter's codes are unpacked once. */
   #quad(quad: number, opens: boolean): void {
     const e = this.#e;
-    for (const r of this.#records) this.#copy(() => this.#operand(r, quad), `c${r}`);
+    for (const r of this.#quarters) this.#copy(() => this.#operand(r, quad), `c${r}`);
     for (const t of this.#tokens) {
       this.#copy(() => e.splat(`x${t}`, 4 * quad), "q");
-      for (const r of this.#records) this.#dot(`${t}_${r}`, "q", () => e.get(`c${r}`), opens);
+      for (const r of this.#quarters) this.#dot(`${t}_${r}`, "q", () => e.get(`c${r}`), opens);
     }
   }
 
-  /** narrow, where just two quads fit a 16-bit sum: record by record, or the sums would need a register each. */
+  /** narrow, where just two quads fit a 16-bit sum: quarter by quarter, or the sums would need a register each. */
   #pair(quad: number): void {
     const e = this.#e;
-    for (const r of this.#records) {
+    for (const r of this.#quarters) {
       for (const i of [0, 1]) this.#copy(() => this.#operand(r, quad + i), `c${i}`);
       for (const t of this.#tokens) {
         e.get(`d${t}_${r}`);
@@ -355,7 +355,7 @@ export class PackedWriter {
       parts.forEach((_, p) => {
         this.#copy(() => e.splat("x0", offset(p)), `q${p}`);
       });
-      for (const r of this.#records) {
+      for (const r of this.#quarters) {
         this.#copy(() => this.#operand(r, quad), "c");
         parts.forEach((part, p) => {
           make(part, "c", "h");
@@ -364,22 +364,22 @@ export class PackedWriter {
       }
       return;
     }
-    for (const r of this.#records) this.#copy(() => this.#operand(r, quad), `c${r}`);
+    for (const r of this.#quarters) this.#copy(() => this.#operand(r, quad), `c${r}`);
     parts.forEach((part, p) => {
-      for (const r of this.#records) make(part, `c${r}`, `h${r}`);
+      for (const r of this.#quarters) make(part, `c${r}`, `h${r}`);
       for (const t of this.#tokens) {
         this.#copy(() => e.splat(`x${t}`, offset(p)), "q");
-        for (const r of this.#records) dot(`d${t}_${r}`, `h${r}`, "q");
+        for (const r of this.#quarters) dot(`d${t}_${r}`, `h${r}`, "q");
       }
     });
   }
 
   #finish(part: number): void {
     const e = this.#e;
-    for (const r of this.#records) this.#copy(() => e.load("scales", stripBytes * part + 16 * r), `s${r}`);
+    for (const r of this.#quarters) this.#copy(() => e.load("scales", stripBytes * part + 16 * r), `s${r}`);
     for (const t of this.#tokens) {
       this.#copy(() => e.splat(`m${t}`, meta.scale), "q");
-      for (const r of this.#records) {
+      for (const r of this.#quarters) {
         const offset = stripBytes * t + 16 * r;
         if (!this.#resident) e.get("acc");
         if (this.#resident) e.get(`f${t}_${r}`);

@@ -249,7 +249,7 @@ describe("results do not depend on how the work is cut", () => {
           : randomBlocks(type, (rows * columns) / type.block, random);
         const x = normals(tokens * columns, random);
         const token = cut % tokens;
-        const split = Math.min(rows, 4 * (cut % 11));
+        const split = Math.min(rows, 16 * (cut % 4));
         let first: Int32Array | undefined;
         for (const variant of variants) {
           const kit = kits[variant];

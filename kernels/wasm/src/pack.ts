@@ -9,6 +9,7 @@ import {
   type WeightSegment,
 } from "@lowbit/core";
 import type { Heap } from "./memory.ts";
+import { bandRows } from "./packed-layout.ts";
 import { kinds, roundUp, type SegmentLayout } from "./segment-layout.ts";
 
 /** The exports of the module that packing calls: `PackCall` in c/repack.c; 0 or an error. */
@@ -23,7 +24,7 @@ const slackBytes = 16;
 /** Blocks copied per call: enough to make calls rare, little enough not to matter. */
 const chunkBytes = 128 * 1024;
 
-/** Moves one segment's blocks through scratch memory into its records at `data`; `header` is its `Segment` struct. */
+/** Moves one segment's blocks through scratch memory into its bands at `data`; `header` is its `Segment` struct. */
 export function packSegment(
   heap: Heap,
   kernels: PackExports,
@@ -38,14 +39,14 @@ export function packSegment(
   const unpacked = layout.packed !== undefined && isUnpacked(type.code);
   const sourceRow = (columns / type.block) * type.bytes;
   const rowBytes = layout.packed ? sourceRow : columns * (layout.kind === kinds.f32 ? 4 : 2);
-  const chunkRows = Math.max(4, Math.floor(chunkBytes / Math.max(rowBytes, 1) / 4) * 4);
-  const rowsAtOnce = Math.min(chunkRows, roundUp(weight.out, 4));
+  const chunkRows = Math.floor(chunkBytes / Math.max(rowBytes, 1) / bandRows) * bandRows;
+  const rowsAtOnce = Math.min(Math.max(bandRows, chunkRows), roundUp(weight.out, bandRows));
   const levelsAt = roundUp(4 * packCallWords, 64);
   const codesAt = levelsAt + (layout.packed ? roundUp(4 * layout.columns, 64) : 0);
   const rowsAt = codesAt + (unpacked ? roundUp(rowsAtOnce * columns, 64) : 0);
   const call = heap.allocate(rowsAt + rowsAtOnce * rowBytes + slackBytes, `packing rows of ${type.name}`);
   try {
-    const groups = Math.ceil(weight.out / 4);
+    const bands = Math.ceil(weight.out / bandRows);
     for (let expert = 0; expert < (weight.experts ?? 1); expert++) {
       for (let row = 0; row < weight.out; row += rowsAtOnce) {
         const rows = Math.min(rowsAtOnce, weight.out - row);
@@ -58,9 +59,9 @@ export function packSegment(
         } else copyDense(type, source, to, layout.kind);
         if (unpacked)
           unpackCodes(type, source, heap.bytes.subarray(call + codesAt, call + codesAt + rows * columns));
-        const record = data + (expert * groups + row / 4) * layout.recordBytes;
+        const band = data + (expert * bands + row / bandRows) * layout.bandBytes;
         const codes = unpacked ? call + codesAt : 0;
-        heap.words.set([header, call + rowsAt, rowBytes, rows, call + levelsAt, codes, record], call / 4);
+        heap.words.set([header, call + rowsAt, rowBytes, rows, call + levelsAt, codes, band], call / 4);
         const status = layout.packed ? kernels.pack_rows(call) : kernels.pack_dense(call);
         if (status !== 0) throw nonFinite(type, first, rows);
       }

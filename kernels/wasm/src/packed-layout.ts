@@ -31,6 +31,9 @@ export const minKinds = { none: 0, min: 1, zero: 2, zeroFloat: 3 } as const;
 /** floats of 8 bits whose finite codes are such numbers: the enum of c/type.h. */
 export const floatForms = { any: 0, "f8-e4m3": 1, "f8-e5m2": 2 } as const;
 
+/** Rows that lie together. */
+export const bandRows = 16;
+
 /** A type's planes: the dot product sees `operand − zero`, times `unit` the value before scaling. */
 export interface PackedLayout {
   readonly plan: QuantPlan;
@@ -207,32 +210,38 @@ export function needsIndex(plan: QuantPlan): boolean {
   return plan.family === "book" && !(direct && plan.index.every((level, i) => level === i));
 }
 
-/** Byte offsets of the parts of a record of four rows (c/linear.h), and its size. `columns`: a multiple of 32. */
-export interface RecordShape {
+/** Byte offsets of the parts of a band of sixteen rows (c/linear.h), and its size. `columns`: a multiple of 32. */
+export interface BandShape {
   readonly superAt: number;
   readonly subAt: number;
   readonly minSuperAt: number;
   readonly minSubAt: number;
+  readonly codesAt: number;
   readonly bytes: number;
 }
 
-export function recordShape(layout: PackedLayout, columns: number): RecordShape {
-  let end = (columns / 32) * 16 * layout.width;
+export function bandShape(layout: PackedLayout, columns: number): BandShape {
+  let end = 0;
   const place = (bytes: number): number => {
     const at = end;
     end += Math.ceil(bytes / 16) * 16;
     return at;
   };
   const parts = (scale: ScalePlan | undefined): readonly [number, number] => [
-    place(scale?.super ? Math.ceil(columns / scale.super.per) * 4 * superItemBytes(scale.super.format) : 0),
-    place(scale?.sub ? Math.ceil(columns / scale.sub.per) * 4 : 0),
+    place(
+      scale?.super ? Math.ceil(columns / scale.super.per) * bandRows * superItemBytes(scale.super.format) : 0,
+    ),
+    place(scale?.sub ? Math.ceil(columns / scale.sub.per) * bandRows : 0),
   ];
   const [superAt, subAt] = parts(layout.plan.scale);
   const { min, plan } = layout;
   const shared = min?.super !== undefined && min.super === plan.scale.super;
   const [ownSuperAt, minSubAt] = parts(shared ? { ...min, super: undefined } : min);
   const minSuperAt = shared ? superAt : ownSuperAt;
-  return { superAt, subAt, minSuperAt, minSubAt, bytes: end };
+  // Scales first, as they are read first; both parts are whole cache lines.
+  const codesAt = Math.ceil(end / 64) * 64;
+  const codeBytes = (columns / 32) * 16 * layout.width * (bandRows / 4);
+  return { superAt, subAt, minSuperAt, minSubAt, codesAt, bytes: codesAt + codeBytes };
 }
 
 /** Bytes of a stored super-scale. */

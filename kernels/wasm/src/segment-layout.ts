@@ -1,5 +1,5 @@
 import type { LinearWeight, QuantType } from "@lowbit/core";
-import { type PackedLayout, packedLayout, recordShape, superItemBytes } from "./packed-layout.ts";
+import { bandRows, bandShape, type PackedLayout, packedLayout, superItemBytes } from "./packed-layout.ts";
 
 /** Kinds of segments: the enum of c/linear.h. */
 export const kinds = { f32: 0, f16: 1, bf16: 2, packed: 3, lookup: 4 } as const;
@@ -12,8 +12,8 @@ export interface SegmentLayout {
   readonly packed: PackedLayout | undefined;
   /** Columns as kernels see them: of packed segments whole blocks of 32. */
   readonly columns: number;
-  /** Bytes of four rows. */
-  readonly recordBytes: number;
+  /** Bytes of a band of rows. */
+  readonly bandBytes: number;
 }
 
 /** A weight's segments as they are held. */
@@ -81,7 +81,7 @@ export function segmentLayout(type: QuantType, columns: number): SegmentLayout {
     kind: packed.floats ? kinds.lookup : kinds.packed,
     packed,
     columns: held,
-    recordBytes: recordShape(packed, held).bytes,
+    bandBytes: bandShape(packed, held).bytes,
   };
 }
 
@@ -94,7 +94,7 @@ function denseLayout(type: QuantType, columns: number): SegmentLayout {
     kind: kinds[format],
     packed: undefined,
     columns,
-    recordBytes: roundUp(4 * itemBytes * columns, 16),
+    bandBytes: roundUp(bandRows * itemBytes * columns, 64),
   };
 }
 

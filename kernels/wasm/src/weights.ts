@@ -8,7 +8,7 @@ import {
 } from "@lowbit/core";
 import type { Heap } from "./memory.ts";
 import { type PackExports, packSegment } from "./pack.ts";
-import { type PackedLayout, recordShape } from "./packed-layout.ts";
+import { bandRows, bandShape, type PackedLayout } from "./packed-layout.ts";
 import { kinds, placeSegments, roundUp, segmentLayout } from "./segment-layout.ts";
 import { typeInfo } from "./type-info.ts";
 
@@ -107,22 +107,22 @@ export function createWeights(heap: Heap, kernels: WeightExports): Weights {
     },
 
     weightBytes(type, rows, columns) {
-      const { recordBytes, columns: held } = segmentLayout(type, columns);
+      const { bandBytes, columns: held } = segmentLayout(type, columns);
       const orderBytes = held > columns ? 4 * held : 0;
       const headBytes = roundUp(4 * (headerWords + segmentWords), 64);
-      return headBytes + orderBytes + roundUp(recordBytes * Math.ceil(rows / 4), 64);
+      return headBytes + orderBytes + bandBytes * Math.ceil(rows / bandRows);
     },
 
     upload(weight) {
       checkWeight(weight);
       const experts = weight.experts ?? 1;
-      const groups = Math.ceil(weight.out / 4);
+      const bands = Math.ceil(weight.out / bandRows);
       const { columns, segments: placed, order: wanted, adds, gaps } = placeSegments(weight);
       const layouts = placed.map(({ layout }) => layout);
       const headBytes = roundUp(4 * (headerWords + segmentWords * layouts.length), 64);
       const biasBytes = weight.bias ? roundUp(4 * weight.bias.length, 64) : 0;
       const rowScaleBytes = weight.rowScale ? roundUp(4 * weight.rowScale.length, 64) : 0;
-      const dataBytes = layouts.map(({ recordBytes }) => roundUp(recordBytes * groups * experts, 64));
+      const dataBytes = layouts.map(({ bandBytes }) => bandBytes * bands * experts);
       const bytes = dataBytes.reduce((sum, part) => sum + part, headBytes + biasBytes + rowScaleBytes);
       const address = heap.allocate(bytes, `a weight of ${experts * weight.out} × ${weight.in}`);
       const acquired: QuantType[] = [];
@@ -141,27 +141,27 @@ export function createWeights(heap: Heap, kernels: WeightExports): Weights {
         const flags = (quantizes ? 1 : 0) + (gaps ? 2 : 0);
         const bias = weight.bias ? address + headBytes : 0;
         const rowScale = weight.rowScale ? rowScaleAt : 0;
-        const head = [weight.out, columns, experts, groups, bias, flags, layouts.length, rowScale];
+        const head = [weight.out, columns, experts, bands, bias, flags, layouts.length, rowScale];
         let data = rowScaleAt + rowScaleBytes;
         const segments = weight.segments.map((segment, i) => {
           const layout = layouts[i]!;
-          const shape = layout.packed && recordShape(layout.packed, layout.columns);
+          const shape = layout.packed && bandShape(layout.packed, layout.columns);
           const scales = shape
-            ? [shape.superAt, shape.subAt, shape.minSuperAt, shape.minSubAt]
-            : [0, 0, 0, 0];
+            ? [shape.superAt, shape.subAt, shape.minSuperAt, shape.minSubAt, shape.codesAt]
+            : [0, 0, 0, 0, 0];
           const type = typeAddresses[i] ?? 0;
           const words = [
             layout.kind,
             placed[i]!.from,
             layout.columns,
-            layout.recordBytes,
+            layout.bandBytes,
             data,
             type,
             ...scales,
           ];
           const held = { segment, layout, data, address: address + 4 * (headerWords + segmentWords * i) };
           data += dataBytes[i]!;
-          head.push(...words, adds[i] ? 1 : 0, 0);
+          head.push(...words, adds[i] ? 1 : 0);
           return held;
         });
         heap.words.set(head, address / 4);
