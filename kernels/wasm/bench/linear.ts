@@ -100,7 +100,7 @@ for (const kind of values.kinds.split(",") as ("simd128" | "relaxed" | "narrow")
       .split(",")
       .map(Number)
       .map((tokens) => {
-        const { heap, exports } = kit;
+        const { heap } = kit;
         const x = heap.allocate(4 * tokens * columns, "x");
         const quantized = heap.allocate(activationBytes(tokens, columns), "quantized x");
         const y = heap.allocate(4 * tokens * rows, "y");
@@ -108,8 +108,8 @@ for (const kind of values.kinds.split(",") as ("simd128" | "relaxed" | "narrow")
         heap.floats.set(normals(tokens * columns, seeded(2)), x / 4);
         heap.words.set([weight.address, 0, 0, rows, x, quantized, 0, 0, tokens, y, rows], call / 4);
         const seconds = bestSeconds(() => {
-          if (weight.quantizes) exports.activation_quantize(quantized, x, tokens, columns, columns);
-          exports.linear(call);
+          if (weight.quantizes) kit.quantizeAll(quantized, x, tokens, columns);
+          kit.linearAll(call);
         });
         for (const address of [x, quantized, y, call]) heap.release(address);
         const reads = Math.ceil(tokens / 64);

@@ -90,9 +90,9 @@ static int write_row(const KvLayer *kv, const float *x, int32_t size, Slots to) 
   return 1;
 }
 
-static int write_run(const AttentionCall *call, const Run *run, const int32_t *table) {
+static int write_run(const AttentionCall *call, const Run *run, const int32_t *table, Range tokens) {
   const KvLayer *kv = &call->kv;
-  for (int32_t t = 0; t < run->count; t++) {
+  for (int32_t t = tokens.from; t < tokens.to; t++) {
     int32_t position = run->position + t;
     int32_t page = table[position >> kv->page_shift], slot = position & ((1 << kv->page_shift) - 1);
     uint32_t row = (uint32_t)(run->row + t);
@@ -194,10 +194,10 @@ uint32_t attention_scratch(int32_t heads, int32_t kv_heads, int32_t key_size, in
   return 4 * (((rows + 1) & ~1u) * keys + rows * (values + BLOCK + 8) + BLOCK * (uint32_t)maximum((int32_t)keys, (int32_t)values));
 }
 
-static Tile lay_out(const AttentionCall *call, int32_t rows) {
+static Tile lay_out(const AttentionCall *call, uint8_t *scratch, int32_t rows) {
   Tile tile = {.rows = rows, .key_stride = padded(call->kv.key_size), .value_stride = padded(call->kv.value_size)};
   int32_t capacity = (rows + 3) & ~3;
-  float *at = call->scratch;
+  float *at = (float *)scratch;
   tile.block = at, at += BLOCK * maximum(tile.key_stride, tile.value_stride);
   tile.q = at, at += ((rows + 1) & ~1) * tile.key_stride;
   tile.out = at, at += rows * tile.value_stride;
@@ -323,10 +323,10 @@ static void blend_block(const Tile *tile, int32_t keys) {
 }
 
 // Tokens [t, t + count) of the run, all query heads of one key/value head.
-static void attend(const AttentionCall *call, const Run *run, const int32_t *table, int32_t head, int32_t t, int32_t count) {
+static void attend(const AttentionCall *call, uint8_t *scratch, const Run *run, const int32_t *table, int32_t head, int32_t t, int32_t count) {
   const KvLayer *kv = &call->kv;
   int32_t group = call->heads / kv->kv_heads;
-  Tile tile = lay_out(call, count * group);
+  Tile tile = lay_out(call, scratch, count * group);
   int32_t begin = INT32_MAX, end = 0;
   for (int32_t r = 0; r < tile.rows; r++) {
     uint32_t row = (uint32_t)(run->row + t + r / group);
@@ -360,19 +360,27 @@ static void attend(const AttentionCall *call, const Run *run, const int32_t *tab
   }
 }
 
-int32_t attention(const AttentionCall *call) {
+int32_t attention_write(const AttentionCall *call, Part part) {
   const Batch *batch = call->batch;
-  int32_t tokens = tile_tokens(call->heads / call->kv.kv_heads);
   for (int32_t i = 0; i < batch->runs; i++) {
     const Run *run = &batch->run[i];
-    const int32_t *table = (const int32_t *)batch + run->table;
-    if (!write_run(call, run, table)) return 1;
+    if (!write_run(call, run, (const int32_t *)batch + run->table, share(part, run->count))) return 0;
   }
+  return 1;
+}
+
+// Parts take turns at the tiles of all runs and heads, as later tokens see more.
+void attention(const AttentionCall *call, Part part) {
+  const Batch *batch = call->batch;
+  int32_t group = call->heads / call->kv.kv_heads, tokens = tile_tokens(group), turn = 0;
+  uint8_t *scratch = call->scratch + (uint32_t)part.thread * attention_scratch(call->heads, call->kv.kv_heads, call->kv.key_size, call->kv.value_size);
   for (int32_t i = 0; i < batch->runs; i++) {
     const Run *run = &batch->run[i];
     const int32_t *table = (const int32_t *)batch + run->table;
     for (int32_t h = 0; h < call->kv.kv_heads; h++)
-      for (int32_t t = 0; t < run->count; t += tokens) attend(call, run, table, h, t, minimum(tokens, run->count - t));
+      for (int32_t t = 0; t < run->count; t += tokens, turn++) {
+        if (turn % part.count != part.index) continue;
+        attend(call, scratch, run, table, h, t, minimum(tokens, run->count - t));
+      }
   }
-  return 0;
 }

@@ -98,8 +98,10 @@ static void embed_dense(const Segment *s, const uint8_t *band, int row, float *y
   }
 }
 
-EXPORT(embed_rows) void embed_rows(const Weight *weight, const int32_t *ids, int32_t count, float *y) {
-  for (int32_t t = 0; t < count; t++, y += weight->in) {
+EXPORT(embed_rows) void embed_rows(const Weight *weight, const int32_t *ids, int32_t count, float *y, Part part) {
+  Range mine = share(part, count);
+  y += (uint32_t)mine.from * (uint32_t)weight->in;
+  for (int32_t t = mine.from; t < mine.to; t++, y += weight->in) {
     int32_t expert = ids[t] / weight->out;
     int32_t row = ids[t] % weight->out;
     if (weight->flags & WEIGHT_GAPS) __builtin_memset(y, 0, (uint32_t)weight->in * 4);

@@ -18,9 +18,9 @@ static v128_t load_rows(const float *bias, int32_t count) {
   return wasm_v128_load(lanes);
 }
 
-static void strip_rows(const LinearCall *call, const Strip *strip, int32_t first_token, int32_t row) {
+static void strip_rows(const LinearCall *call, const Strip *strip, int32_t first_token, int32_t row, int32_t row_to) {
   const Weight *weight = call->weight;
-  int32_t left = call->row_to - row;
+  int32_t left = row_to - row;
   int32_t quarters = left > BAND_ROWS ? QUARTERS : (left + 3) / 4;
   v128_t acc[STRIP_TOKENS * QUARTERS];
   for (int32_t r = 0; r < QUARTERS; r++) {
@@ -54,7 +54,9 @@ static void strip_rows(const LinearCall *call, const Strip *strip, int32_t first
   }
 }
 
-EXPORT(linear) void linear(const LinearCall *call) {
+EXPORT(linear) void linear(const LinearCall *call, Part part) {
+  Range mine = share_of(part, call->row_to - call->row_from, ELEMENTS);
+  int32_t from = call->row_from + mine.from, to = call->row_from + mine.to;
   Strip strip;
   strip.quantized = call->quantized;
   for (int32_t first = 0; first < call->tokens; first += STRIP_TOKENS) {
@@ -64,6 +66,6 @@ EXPORT(linear) void linear(const LinearCall *call) {
       strip.row[t] = (uint32_t)(call->x_rows ? call->x_rows[first + t] : first + t);
       strip.x[t] = call->x + strip.row[t] * (uint32_t)call->weight->in;
     }
-    for (int32_t row = call->row_from; row < call->row_to; row += BAND_ROWS) strip_rows(call, &strip, first, row);
+    for (int32_t row = from; row < to; row += BAND_ROWS) strip_rows(call, &strip, first, row, to);
   }
 }

@@ -6,6 +6,8 @@
 #include <stdint.h>
 #include <wasm_simd128.h>
 
+#include "part.h"
+
 #define EXPORT(name) __attribute__((export_name(#name)))
 
 // ---------------------------------------------------------------- activations
@@ -31,7 +33,7 @@ uint32_t activation_bytes(int32_t rows, int32_t columns);
 
 // Lays the header and arrays out in `memory` and quantizes x [rows, columns], rows `stride` floats apart. A row with a NaN or an
 // infinity gives a block with scale NaN (its products are then NaN, as in f32).
-Activation *activation_quantize(void *memory, const float *x, int32_t rows, int32_t columns, int32_t stride);
+void activation_quantize(void *memory, const float *x, int32_t rows, int32_t columns, int32_t stride, Part part);
 
 // Relaxed build: 1 if its four-way dot product is one instruction on this machine (VNNI, SDOT), else 0; TypeScript measures. Results do not
 // depend on it. To be set before the first activation_quantize; 1 at first.
@@ -97,10 +99,11 @@ typedef struct {
   int32_t y_stride;       // floats from one row of y to the next, normally weight->out
 } LinearCall;
 
-// Overwrites y. Sums run in a fixed order that depends on neither the build, `tokens` nor the row range.
-void linear(const LinearCall *call);
+// Overwrites y. Sums run in a fixed order that depends on neither the build, `tokens`, the row range nor the parts, which share the rows: 32 at
+// a time, as ELEMENTS says.
+void linear(const LinearCall *call, Part part);
 
-// Rows ids[0..count) of the weight (experts count as one tall matrix), decoded exactly, to y [count, in]. Ids are in range.
-void embed_rows(const Weight *weight, const int32_t *ids, int32_t count, float *y);
+// Rows ids[0..count) of the weight, shared by rows (experts count as one tall matrix), decoded exactly, to y [count, in]. Ids are in range.
+void embed_rows(const Weight *weight, const int32_t *ids, int32_t count, float *y, Part part);
 
 #endif

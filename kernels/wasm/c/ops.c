@@ -34,36 +34,56 @@ static double sum_squares(const float *x, int32_t n, double mean) {
   return total;
 }
 
-void rms_norm(const float *x, const float *weight, float *y, int32_t rows, int32_t columns, int32_t group, float epsilon) {
-  int32_t groups = rows * (columns / group);
-  for (int32_t g = 0; g < groups; g++, x += group, y += group) {
-    float factor = (float)(1.0 / __builtin_sqrt(sum_squares(x, group, 0.0) / group + epsilon));
-    v128_t factors = wasm_f32x4_splat(factor);
-    int32_t i = 0;
-    if (weight) {
-      for (; i + 4 <= group; i += 4) store(y + i, MUL(MUL(load(x + i), factors), load(weight + i)));
-      for (; i < group; i++) y[i] = x[i] * factor * weight[i];
-    } else {
-      for (; i + 4 <= group; i += 4) store(y + i, MUL(load(x + i), factors));
-      for (; i < group; i++) y[i] = x[i] * factor;
-    }
+// One group: columns [at, to) of its result.
+static void rms_norm_group(const float *x, const float *weight, float *y, int32_t group, float epsilon, Range columns) {
+  float factor = (float)(1.0 / __builtin_sqrt(sum_squares(x, group, 0.0) / group + epsilon));
+  v128_t factors = wasm_f32x4_splat(factor);
+  int32_t i = columns.from, to = columns.to;
+  if (weight) {
+    for (; i + 4 <= to; i += 4) store(y + i, MUL(MUL(load(x + i), factors), load(weight + i)));
+    for (; i < to; i++) y[i] = x[i] * factor * weight[i];
+  } else {
+    for (; i + 4 <= to; i += 4) store(y + i, MUL(load(x + i), factors));
+    for (; i < to; i++) y[i] = x[i] * factor;
   }
 }
 
-void layer_norm(const float *x, const float *weight, const float *bias, float *y, int32_t rows, int32_t columns, float epsilon) {
-  for (int32_t r = 0; r < rows; r++, x += columns, y += columns) {
-    double mean = sum(x, columns) / columns;
-    float factor = (float)(1.0 / __builtin_sqrt(sum_squares(x, columns, mean) / columns + epsilon));
+void rms_norm(const float *x, const float *weight, float *y, int32_t rows, int32_t columns, int32_t group, float epsilon, Part part) {
+  int32_t groups = rows * (columns / group);
+  // Of a single row each part works out the sum for itself.
+  if (groups == 1) {
+    Range range = share_of(part, group, ELEMENTS);
+    if (range.from < range.to) rms_norm_group(x, weight, y, group, epsilon, range);
+    return;
+  }
+  Range mine = share(part, groups);
+  for (int32_t g = mine.from; g < mine.to; g++) {
+    uint32_t at = (uint32_t)g * (uint32_t)group;
+    rms_norm_group(x + at, weight, y + at, group, epsilon, (Range){0, group});
+  }
+}
+
+void layer_norm(const float *x, const float *weight, const float *bias, float *y, int32_t rows, int32_t columns, float epsilon, Part part) {
+  Range mine = share(part, rows), all = {0, columns};
+  if (rows == 1) {
+    mine = (Range){0, 1};
+    all = share_of(part, columns, ELEMENTS);
+  }
+  for (int32_t r = mine.from; r < mine.to; r++) {
+    const float *from = x + (uint32_t)r * (uint32_t)columns;
+    float *to = y + (uint32_t)r * (uint32_t)columns;
+    double mean = sum(from, columns) / columns;
+    float factor = (float)(1.0 / __builtin_sqrt(sum_squares(from, columns, mean) / columns + epsilon));
     float center = (float)mean;
     v128_t factors = wasm_f32x4_splat(factor), centers = wasm_f32x4_splat(center);
-    int32_t i = 0;
-    for (; i + 4 <= columns; i += 4) {
-      v128_t value = MUL(MUL(SUB(load(x + i), centers), factors), load(weight + i));
-      store(y + i, bias ? ADD(value, load(bias + i)) : value);
+    int32_t i = all.from;
+    for (; i + 4 <= all.to; i += 4) {
+      v128_t value = MUL(MUL(SUB(load(from + i), centers), factors), load(weight + i));
+      store(to + i, bias ? ADD(value, load(bias + i)) : value);
     }
-    for (; i < columns; i++) {
-      float value = (x[i] - center) * factor * weight[i];
-      y[i] = bias ? value + bias[i] : value;
+    for (; i < all.to; i++) {
+      float value = (from[i] - center) * factor * weight[i];
+      to[i] = bias ? value + bias[i] : value;
     }
   }
 }
@@ -106,34 +126,38 @@ static void rotate_halves(const float *x, const float *angles, float *y, int32_t
 }
 
 void rope(const float *x, const float *angles, float *y, int32_t rows, int32_t heads, int32_t head_size, int32_t dimensions,
-          int32_t halves) {
-  for (int32_t r = 0; r < rows; r++, angles += dimensions) {
-    for (int32_t h = 0; h < heads; h++, x += head_size, y += head_size) {
-      if (halves) {
-        rotate_halves(x, angles, y, dimensions);
-      } else {
-        rotate_adjacent(x, angles, y, dimensions);
-      }
-      __builtin_memcpy(y + dimensions, x + dimensions, (uint32_t)(head_size - dimensions) * 4);
+          int32_t halves, Part part) {
+  Range mine = share(part, rows * heads);
+  for (int32_t i = mine.from; i < mine.to; i++) {
+    const float *from = x + (uint32_t)i * (uint32_t)head_size, *turns = angles + (uint32_t)(i / heads) * (uint32_t)dimensions;
+    float *to = y + (uint32_t)i * (uint32_t)head_size;
+    if (halves) {
+      rotate_halves(from, turns, to, dimensions);
+    } else {
+      rotate_adjacent(from, turns, to, dimensions);
     }
+    __builtin_memcpy(to + dimensions, from + dimensions, (uint32_t)(head_size - dimensions) * 4);
   }
 }
 
 // ---------------------------------------------------------------- element-wise
 
 // Loops over the whole tensor as one array, or row by row against one repeated row.
-#define BINARY(name, VECTOR, OPERATOR)                                                                       \
-  void name(const float *x, const float *y, float *z, int32_t rows, int32_t columns, int32_t repeat) {       \
-    if (!repeat) {                                                                                           \
-      int32_t count = rows * columns;                                                                        \
-      for (int32_t i = 0; i < count; i += 4) store(z + i, VECTOR(load(x + i), load(y + i)));                 \
-      return;                                                                                                \
-    }                                                                                                        \
-    for (int32_t r = 0; r < rows; r++, x += columns, z += columns) {                                         \
-      int32_t i = 0;                                                                                         \
-      for (; i + 4 <= columns; i += 4) store(z + i, VECTOR(load(x + i), load(y + i)));                       \
-      for (; i < columns; i++) z[i] = x[i] OPERATOR y[i];                                                    \
-    }                                                                                                        \
+#define BINARY(name, VECTOR, OPERATOR)                                                                                \
+  void name(const float *x, const float *y, float *z, int32_t rows, int32_t columns, int32_t repeat, Part part) {     \
+    if (!repeat) {                                                                                                    \
+      Range mine = share_of(part, rows * columns, ELEMENTS);                                                          \
+      for (int32_t i = mine.from; i < mine.to; i += 4) store(z + i, VECTOR(load(x + i), load(y + i)));                \
+      return;                                                                                                         \
+    }                                                                                                                 \
+    Range mine = share(part, rows);                                                                                   \
+    x += (uint32_t)mine.from * (uint32_t)columns;                                                                     \
+    z += (uint32_t)mine.from * (uint32_t)columns;                                                                     \
+    for (int32_t r = mine.from; r < mine.to; r++, x += columns, z += columns) {                                       \
+      int32_t i = 0;                                                                                                  \
+      for (; i + 4 <= columns; i += 4) store(z + i, VECTOR(load(x + i), load(y + i)));                                \
+      for (; i < columns; i++) z[i] = x[i] OPERATOR y[i];                                                             \
+    }                                                                                                                 \
   }
 
 BINARY(add, ADD, +)
@@ -143,14 +167,15 @@ static inline v128_t relu4(v128_t x) { return wasm_f32x4_pmax(x, SPLAT(0.0f)); }
 static inline v128_t relu_squared4(v128_t x) { return MUL(relu4(x), relu4(x)); }
 
 #define EACH(FUNCTION)                                                                \
-  for (int32_t i = 0; i < count; i += 4) {                                            \
+  for (int32_t i = mine.from; i < mine.to; i += 4) {                                  \
     v128_t value = FUNCTION(load(x + i));                                             \
     store(y + i, up ? MUL(value, load(up + i)) : value);                              \
   }                                                                                   \
   break
 
 static inline __attribute__((always_inline)) void activate_and(int32_t kind, const float *x, const float *up, float *y,
-                                                               int32_t count) {
+                                                               int32_t count, Part part) {
+  Range mine = share_of(part, count, ELEMENTS);
   switch (kind) {
     case SILU: EACH(silu4);
     case GELU: EACH(gelu4);
@@ -161,18 +186,20 @@ static inline __attribute__((always_inline)) void activate_and(int32_t kind, con
   }
 }
 
-void activate(int32_t kind, const float *x, float *y, int32_t count) { activate_and(kind, x, 0, y, count); }
+void activate(int32_t kind, const float *x, float *y, int32_t count, Part part) { activate_and(kind, x, 0, y, count, part); }
 
-void gate(int32_t kind, const float *x, const float *up, float *y, int32_t count) { activate_and(kind, x, up, y, count); }
+void gate(int32_t kind, const float *x, const float *up, float *y, int32_t count, Part part) { activate_and(kind, x, up, y, count, part); }
 
-void scale(const float *x, float *y, int32_t count, float factor) {
+void scale(const float *x, float *y, int32_t count, float factor, Part part) {
+  Range mine = share_of(part, count, ELEMENTS);
   v128_t factors = wasm_f32x4_splat(factor);
-  for (int32_t i = 0; i < count; i += 4) store(y + i, MUL(load(x + i), factors));
+  for (int32_t i = mine.from; i < mine.to; i += 4) store(y + i, MUL(load(x + i), factors));
 }
 
-void softcap(const float *x, float *y, int32_t count, float cap) {
+void softcap(const float *x, float *y, int32_t count, float cap, Part part) {
+  Range mine = share_of(part, count, ELEMENTS);
   v128_t caps = wasm_f32x4_splat(cap);
-  for (int32_t i = 0; i < count; i += 4) store(y + i, MUL(caps, tanh4(DIV(load(x + i), caps))));
+  for (int32_t i = mine.from; i < mine.to; i += 4) store(y + i, MUL(caps, tanh4(DIV(load(x + i), caps))));
 }
 
 // ---------------------------------------------------------------- rows
@@ -195,8 +222,11 @@ static void divide(const float *x, float *y, int32_t n, float by) {
   for (; i < n; i++) y[i] = x[i] / by;
 }
 
-void softmax(const float *x, float *y, int32_t rows, int32_t columns) {
-  for (int32_t r = 0; r < rows; r++, x += columns, y += columns) {
+void softmax(const float *x, float *y, int32_t rows, int32_t columns, Part part) {
+  Range mine = share(part, rows);
+  x += (uint32_t)mine.from * (uint32_t)columns;
+  y += (uint32_t)mine.from * (uint32_t)columns;
+  for (int32_t r = mine.from; r < mine.to; r++, x += columns, y += columns) {
     v128_t top = wasm_f32x4_splat(largest(x, columns));
     int32_t i = 0;
     for (; i + 4 <= columns; i += 4) store(y + i, exp4(SUB(load(x + i), top)));
@@ -205,8 +235,11 @@ void softmax(const float *x, float *y, int32_t rows, int32_t columns) {
   }
 }
 
-void normalize_rows(const float *x, float *y, int32_t rows, int32_t columns) {
-  for (int32_t r = 0; r < rows; r++, x += columns, y += columns) divide(x, y, columns, (float)sum(x, columns));
+void normalize_rows(const float *x, float *y, int32_t rows, int32_t columns, Part part) {
+  Range mine = share(part, rows);
+  x += (uint32_t)mine.from * (uint32_t)columns;
+  y += (uint32_t)mine.from * (uint32_t)columns;
+  for (int32_t r = mine.from; r < mine.to; r++, x += columns, y += columns) divide(x, y, columns, (float)sum(x, columns));
 }
 
 // Is entry a after entry b: smaller, or equal and further right?
@@ -231,8 +264,12 @@ static void sift(float *values, int32_t *ids, int32_t count, int32_t at) {
 
 static inline float number(float x) { return x == x ? x : -__builtin_inff(); }
 
-void top_k(const float *x, int32_t rows, int32_t columns, int32_t k, int32_t *ids, float *values) {
-  for (int32_t r = 0; r < rows; r++, x += columns, ids += k, values += k) {
+void top_k(const float *x, int32_t rows, int32_t columns, int32_t k, int32_t *ids, float *values, Part part) {
+  Range mine = share(part, rows);
+  x += (uint32_t)mine.from * (uint32_t)columns;
+  ids += (uint32_t)mine.from * (uint32_t)k;
+  values += (uint32_t)mine.from * (uint32_t)k;
+  for (int32_t r = mine.from; r < mine.to; r++, x += columns, ids += k, values += k) {
     for (int32_t i = 0; i < k; i++) {
       values[i] = number(x[i]);
       ids[i] = i;
@@ -260,14 +297,18 @@ void top_k(const float *x, int32_t rows, int32_t columns, int32_t k, int32_t *id
   }
 }
 
-void columns_of(const float *x, float *y, int32_t rows, int32_t columns, int32_t from, int32_t count) {
-  for (int32_t r = 0; r < rows; r++, y += count) {
-    __builtin_memcpy(y, x + (uint32_t)r * (uint32_t)columns + from, (uint32_t)count * 4);
+void columns_of(const float *x, float *y, int32_t rows, int32_t columns, int32_t from, int32_t count, Part part) {
+  Range mine = share(part, rows);
+  for (int32_t r = mine.from; r < mine.to; r++) {
+    __builtin_memcpy(y + (uint32_t)r * (uint32_t)count, x + (uint32_t)r * (uint32_t)columns + from, (uint32_t)count * 4);
   }
 }
 
-void permute_columns(const float *x, const int32_t *order, float *y, int32_t rows, int32_t columns, int32_t count, int32_t scatter) {
-  for (int32_t r = 0; r < rows; r++) {
+void permute_columns(const float *x, const int32_t *order, float *y, int32_t rows, int32_t columns, int32_t count, int32_t scatter, Part part) {
+  Range mine = share(part, rows);
+  x += (uint32_t)mine.from * (uint32_t)(scatter ? count : columns);
+  y += (uint32_t)mine.from * (uint32_t)(scatter ? columns : count);
+  for (int32_t r = mine.from; r < mine.to; r++) {
     if (scatter) {
       for (int32_t j = 0; j < count; j++) {
         if (order[j] >= 0) y[order[j]] = x[j];
@@ -282,14 +323,19 @@ void permute_columns(const float *x, const int32_t *order, float *y, int32_t row
   }
 }
 
-void gather_rows(const float *x, const int32_t *ids, float *y, int32_t count, int32_t columns) {
-  for (int32_t i = 0; i < count; i++, y += columns) {
-    __builtin_memcpy(y, x + (uint32_t)ids[i] * (uint32_t)columns, (uint32_t)columns * 4);
+void gather_rows(const float *x, const int32_t *ids, float *y, int32_t count, int32_t columns, Part part) {
+  Range mine = share(part, count);
+  for (int32_t i = mine.from; i < mine.to; i++) {
+    __builtin_memcpy(y + (uint32_t)i * (uint32_t)columns, x + (uint32_t)ids[i] * (uint32_t)columns, (uint32_t)columns * 4);
   }
 }
 
-void weighted_sum(const float *y, const float *weights, float *z, int32_t n, int32_t k, int32_t columns) {
-  for (int32_t r = 0; r < n; r++, y += (uint32_t)k * (uint32_t)columns, weights += k, z += columns) {
+void weighted_sum(const float *y, const float *weights, float *z, int32_t n, int32_t k, int32_t columns, Part part) {
+  Range mine = share(part, n);
+  y += (uint32_t)mine.from * (uint32_t)k * (uint32_t)columns;
+  weights += (uint32_t)mine.from * (uint32_t)k;
+  z += (uint32_t)mine.from * (uint32_t)columns;
+  for (int32_t r = mine.from; r < mine.to; r++, y += (uint32_t)k * (uint32_t)columns, weights += k, z += columns) {
     int32_t c = 0;
     for (; c + 4 <= columns; c += 4) {
       v128_t total = SPLAT(0.0f);

@@ -1,48 +1,49 @@
 // The operations besides linear (linear.h). Matrices are row-major f32; every tensor's memory is a multiple of 16 bytes, so
-// element-wise loops may run over the last vector's unused lanes. Sizes are positive and were checked when recorded.
+// element-wise loops may run over the last vector's unused lanes. Sizes are positive and were checked when recorded. Each
+// does its part: of one row's norm, and of element-wise operations, units of ELEMENTS; else rows (heads, groups, ids).
 #ifndef LOWBIT_OPS_H
 #define LOWBIT_OPS_H
 
-#include <stdint.h>
+#include "part.h"
 
 // ---------------------------------------------------------------- ops.c
 
 enum { SILU = 0, GELU = 1, GELU_TANH = 2, RELU = 3, RELU_SQUARED = 4, SIGMOID = 5 };
 
 // y = x / √(mean(x²) + epsilon) · weight, over each `group` columns; weight [group] or 0.
-void rms_norm(const float *x, const float *weight, float *y, int32_t rows, int32_t columns, int32_t group, float epsilon);
+void rms_norm(const float *x, const float *weight, float *y, int32_t rows, int32_t columns, int32_t group, float epsilon, Part part);
 
 // y = (x − mean) / √(variance + epsilon) · weight + bias; bias [columns] or 0.
-void layer_norm(const float *x, const float *weight, const float *bias, float *y, int32_t rows, int32_t columns, float epsilon);
+void layer_norm(const float *x, const float *weight, const float *bias, float *y, int32_t rows, int32_t columns, float epsilon, Part part);
 
 // Rotates the leading `dimensions` of each head; angles [rows, dimensions] holds (cos, sin) pairs. `halves`: dimension i pairs
 // with i + dimensions/2, else 2i with 2i + 1.
 void rope(const float *x, const float *angles, float *y, int32_t rows, int32_t heads, int32_t head_size, int32_t dimensions,
-          int32_t halves);
+          int32_t halves, Part part);
 
 // `repeat`: y is one row, added to (multiplied into) each row of x.
-void add(const float *x, const float *y, float *z, int32_t rows, int32_t columns, int32_t repeat);
-void mul(const float *x, const float *y, float *z, int32_t rows, int32_t columns, int32_t repeat);
+void add(const float *x, const float *y, float *z, int32_t rows, int32_t columns, int32_t repeat, Part part);
+void mul(const float *x, const float *y, float *z, int32_t rows, int32_t columns, int32_t repeat, Part part);
 
-void activate(int32_t kind, const float *x, float *y, int32_t count);
+void activate(int32_t kind, const float *x, float *y, int32_t count, Part part);
 // activate(x) · up
-void gate(int32_t kind, const float *x, const float *up, float *y, int32_t count);
-void scale(const float *x, float *y, int32_t count, float factor);
+void gate(int32_t kind, const float *x, const float *up, float *y, int32_t count, Part part);
+void scale(const float *x, float *y, int32_t count, float factor, Part part);
 // cap · tanh(x / cap)
-void softcap(const float *x, float *y, int32_t count, float cap);
-void softmax(const float *x, float *y, int32_t rows, int32_t columns);
-void normalize_rows(const float *x, float *y, int32_t rows, int32_t columns);
+void softcap(const float *x, float *y, int32_t count, float cap, Part part);
+void softmax(const float *x, float *y, int32_t rows, int32_t columns, Part part);
+void normalize_rows(const float *x, float *y, int32_t rows, int32_t columns, Part part);
 
 // The k largest of each row, falling, ties to the lower column. NaN counts as −∞.
-void top_k(const float *x, int32_t rows, int32_t columns, int32_t k, int32_t *ids, float *values);
+void top_k(const float *x, int32_t rows, int32_t columns, int32_t k, int32_t *ids, float *values, Part part);
 
 // `count` columns from `from` on.
-void columns_of(const float *x, float *y, int32_t rows, int32_t columns, int32_t from, int32_t count);
+void columns_of(const float *x, float *y, int32_t rows, int32_t columns, int32_t from, int32_t count, Part part);
 // order [count]: columns of x [rows, columns], each once, or −1. y[r][j] = x[r][order[j]], or 0; `scatter`: x is [rows, count], y[r][order[j]] = x[r][j].
-void permute_columns(const float *x, const int32_t *order, float *y, int32_t rows, int32_t columns, int32_t count, int32_t scatter);
-void gather_rows(const float *x, const int32_t *ids, float *y, int32_t count, int32_t columns);
+void permute_columns(const float *x, const int32_t *order, float *y, int32_t rows, int32_t columns, int32_t count, int32_t scatter, Part part);
+void gather_rows(const float *x, const int32_t *ids, float *y, int32_t count, int32_t columns, Part part);
 // y [n·k, columns], weights [n, k]: z[r] = Σ_j weights[r, j] · y[r·k + j].
-void weighted_sum(const float *y, const float *weights, float *z, int32_t n, int32_t k, int32_t columns);
+void weighted_sum(const float *y, const float *weights, float *z, int32_t n, int32_t k, int32_t columns, Part part);
 
 // ---------------------------------------------------------------- attention.c
 
@@ -84,7 +85,7 @@ typedef struct {
   const float *v;  // [n, kv_heads · value_size]
   float *out;      // [n, heads · value_size]
   const Batch *batch;
-  void *scratch;   // attention_scratch bytes
+  uint8_t *scratch;  // attention_scratch bytes for each thread
   int32_t heads;
   float scale;
   float softcap;   // 0: none
@@ -92,9 +93,12 @@ typedef struct {
   int32_t causal;  // 0: later positions of the same batch too
 } AttentionCall;
 
+// Of each thread.
 uint32_t attention_scratch(int32_t heads, int32_t kv_heads, int32_t key_size, int32_t value_size);
 
-// Stores k and v, then attends. Returns 0, or 1 if a key or value is not finite or too large for the cache's type.
-int32_t attention(const AttentionCall *call);
+// Stores k and v. Returns 1, or 0 if a key or value is not finite or too large for the cache's type.
+int32_t attention_write(const AttentionCall *call, Part part);
+// Attends, once all of k and v are stored.
+void attention(const AttentionCall *call, Part part);
 
 #endif

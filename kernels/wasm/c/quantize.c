@@ -92,27 +92,24 @@ static void quantize_block(const float *x, uint8_t *meta, uint8_t *codes, uint8_
   }
 }
 
-EXPORT(activation_quantize) Activation *activation_quantize(void *memory, const float *x, int32_t rows, int32_t columns, int32_t stride) {
+EXPORT(activation_quantize) void activation_quantize(void *memory, const float *x, int32_t rows, int32_t columns, int32_t stride, Part part) {
   int32_t blocks = (columns + 31) / 32;
   uint32_t row_stride = stride_of(columns), all = row_stride * (uint32_t)rows;
-  Activation *a = memory;
-  a->rows = rows;
-  a->columns = columns;
-  a->stride = (int32_t)row_stride;
-  a->meta = (uint8_t *)memory + 64;
-  a->codes = a->meta + all * META_BYTES;
-  a->split = a->codes + all * CODE_BYTES;
-  for (int32_t r = 0; r < rows; r++) {
-    for (int32_t b = 0; b < blocks; b++) {
-      const float *from = x + (uint32_t)r * (uint32_t)stride + b * 32;
-      float padded[32];
-      if (b * 32 + 32 > columns) {
-        for (int i = 0; i < 32; i++) padded[i] = b * 32 + i < columns ? from[i] : 0.0f;
-        from = padded;
-      }
-      uint32_t i = (uint32_t)r * row_stride + (uint32_t)b;
-      quantize_block(from, a->meta + i * META_BYTES, a->codes + i * CODE_BYTES, a->split + i * SPLIT_BYTES);
-    }
+  uint8_t *meta = (uint8_t *)memory + 64, *codes = meta + all * META_BYTES, *split = codes + all * CODE_BYTES;
+  if (part.index == 0) {
+    *(Activation *)memory =
+        (Activation){.rows = rows, .columns = columns, .stride = (int32_t)row_stride, .meta = meta, .codes = codes, .split = split};
   }
-  return a;
+  Range mine = share(part, rows * blocks);
+  for (int32_t at = mine.from; at < mine.to; at++) {
+    int32_t r = at / blocks, b = at % blocks;
+    const float *from = x + (uint32_t)r * (uint32_t)stride + b * 32;
+    float padded[32];
+    if (b * 32 + 32 > columns) {
+      for (int i = 0; i < 32; i++) padded[i] = b * 32 + i < columns ? from[i] : 0.0f;
+      from = padded;
+    }
+    uint32_t i = (uint32_t)r * row_stride + (uint32_t)b;
+    quantize_block(from, meta + i * META_BYTES, codes + i * CODE_BYTES, split + i * SPLIT_BYTES);
+  }
 }

@@ -20,7 +20,11 @@ type Exported = { readonly name: string } & (
 
 interface Sections {
   readonly exports: readonly Exported[];
-  readonly memory: { readonly initialPages: number; readonly maximumPages: number | undefined };
+  readonly memory: {
+    readonly initialPages: number;
+    readonly maximumPages: number | undefined;
+    readonly shared: boolean;
+  };
 }
 
 const valueTypes: Readonly<Record<number, string>> = {
@@ -65,9 +69,13 @@ class Reader {
     return Array.from({ length: this.number() }, item);
   }
 
-  limits(): { initialPages: number; maximumPages: number | undefined } {
+  limits(): Sections["memory"] {
     const flags = this.byte();
-    return { initialPages: this.number(), maximumPages: flags & 1 ? this.number() : undefined };
+    return {
+      initialPages: this.number(),
+      maximumPages: flags & 1 ? this.number() : undefined,
+      shared: (flags & 2) !== 0,
+    };
   }
 }
 
@@ -131,7 +139,7 @@ function glue({ exports, memory }: Sections): string {
 
 /** A memory that the kernels accept; grow it at will. */
 export function createMemory(maximumPages = ${memory.maximumPages ?? 65536}) {
-  return new WebAssembly.Memory({ initial: ${memory.initialPages}, maximum: maximumPages });
+  return new WebAssembly.Memory({ initial: ${memory.initialPages}, maximum: maximumPages${memory.shared ? ", shared: true" : ""} });
 }
 
 function finish(created, memory) {

@@ -12,7 +12,7 @@ export class AttentionRecorder {
   readonly #recorder: Recorder;
   readonly #kernels: AttentionExports;
   #generation = -1;
-  #batches: { batch: TokenBatch; kv: WasmKv; address: number }[] = [];
+  #batches: { batch: TokenBatch; kv: WasmKv; address: number; bytes: number }[] = [];
 
   constructor(recorder: Recorder, kernels: AttentionExports) {
     this.#recorder = recorder;
@@ -43,13 +43,15 @@ export class AttentionRecorder {
     }
     if (softcap !== undefined && !(softcap > 0)) throw invalid(`the softcap is ${softcap}, expected > 0`);
     const recorder = this.#recorder;
-    const batchAddress = this.#encoded(batch, kv);
+    const { address: batchAddress, bytes: batchBytes } = this.#encoded(batch, kv);
     const out = recorder.tensor(n, heads * valueSize);
-    const scratchBytes = this.#kernels.attention_scratch_bytes(heads, kvHeads, keySize, valueSize);
+    const scratchBytes =
+      recorder.threads * this.#kernels.attention_scratch_bytes(heads, kvHeads, keySize, valueSize);
     const scratch = recorder.allocate(scratchBytes, "Attention's scratch memory");
-    recorder.record(
-      Op.attention,
-      kv.address + layer * kv.pages * layout.pageBytes,
+    const layerBytes = kv.pages * layout.pageBytes;
+    const layerAddress = kv.address + layer * layerBytes;
+    const words = [
+      layerAddress,
       layout.pageBytes,
       layout.valuesAt,
       layout.keyScalesAt,
@@ -70,23 +72,44 @@ export class AttentionRecorder {
       real(softcap ?? 0),
       Math.min(window ?? 0, 2 ** 31 - 1),
       options.causal === false ? 0 : 1,
-    );
+    ];
+    recorder.reads(k);
+    recorder.reads(v);
+    recorder.readsBytes(batchAddress, batchBytes);
+    recorder.writesBytes(layerAddress, layerBytes);
+    recorder.record(Op.attentionWrite, ...words);
+    recorder.work(seenPositions(batch) * heads * (keySize + valueSize));
+    recorder.reads(q);
+    recorder.readsBytes(batchAddress, batchBytes);
+    recorder.readsBytes(layerAddress, layerBytes);
+    recorder.writesBytes(scratch, scratchBytes);
+    recorder.writes(out);
+    recorder.record(Op.attention, ...words);
     recorder.release(scratch, scratchBytes);
     return out;
   }
 
-  #encoded(batch: TokenBatch, kv: WasmKv): number {
+  #encoded(batch: TokenBatch, kv: WasmKv): { readonly address: number; readonly bytes: number } {
     const recorder = this.#recorder;
     if (this.#generation !== recorder.generation) this.#batches = [];
     this.#generation = recorder.generation;
     const known = this.#batches.find((entry) => entry.batch === batch && entry.kv === kv);
-    if (known) return known.address;
+    if (known) return known;
     const words = encodeBatch(batch, kv);
-    const address = recorder.allocate(words.length * 4, "The page tables");
+    const bytes = words.length * 4;
+    const address = recorder.allocate(bytes, "The page tables");
     recorder.copy(address, words);
-    this.#batches.push({ batch, kv, address });
-    return address;
+    const entry = { batch, kv, address, bytes };
+    this.#batches.push(entry);
+    return entry;
   }
+}
+
+/** Positions that all tokens of a batch see, summed up. */
+function seenPositions({ positions }: TokenBatch): number {
+  let total = 0;
+  for (let i = 0; i < positions.length; i++) total += positions[i]! + 1;
+  return total;
 }
 
 function invalid(what: string): LowbitError {

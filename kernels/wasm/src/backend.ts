@@ -7,6 +7,7 @@ import {
   type LinearWeight,
   LowbitError,
   type Tensor,
+  type ThreadHost,
   type Weight,
 } from "@lowbit/core";
 import { kvBytes, pageLayout, type WasmKv } from "./kv.ts";
@@ -14,6 +15,7 @@ import { addressableBytes, Heap, pageBytes } from "./memory.ts";
 import { type ChosenModule, modulePages } from "./modules.ts";
 import { createOps } from "./ops.ts";
 import { misuse, Recorder, WasmTensor } from "./recorder.ts";
+import { startTeam, type Team, type TeamExports } from "./threads.ts";
 import { createWeights, type WasmWeight, type WeightExports } from "./weights.ts";
 
 /** What the compiled C offers to this side. */
@@ -22,25 +24,38 @@ interface Kernels extends WeightExports {
   attention_scratch_bytes(heads: number, kvHeads: number, keySize: number, valueSize: number): number;
 }
 
-/** One instance of the kernels with its own memory, bounded by `limitBytes`. */
-export async function createBackend(chosen: ChosenModule, limitBytes: number): Promise<Backend> {
-  const { memory, limit } = createMemory(Math.min(limitBytes, addressableBytes - pageBytes));
+/** One instance of the kernels with its own memory, bounded by `limitBytes`; more than one thread needs a module for shared memory. */
+export async function createBackend(
+  chosen: ChosenModule,
+  limitBytes: number,
+  host?: ThreadHost,
+  threads = 1,
+): Promise<Backend> {
+  const { memory, limit } = createMemory(Math.min(limitBytes, addressableBytes - pageBytes), chosen.shared);
   const instance = await WebAssembly.instantiate(chosen.module, { env: { memory } });
   const exports = instance.exports as unknown as Kernels & {
     readonly __heap_base: WebAssembly.Global;
     prefer_wide(wide: number): void;
-  };
+  } & TeamExports;
   exports.prefer_wide(chosen.wideDots === false ? 0 : 1);
   const heap = new Heap(memory, Number(exports.__heap_base.value), limit);
-  return new WasmBackend(heap, new Instance(exports), chosen.variant);
+  const team =
+    host && chosen.shared ? await startTeam(host, chosen.module, exports, heap, threads) : undefined;
+  return new WasmBackend(heap, new Instance(exports, team), chosen.variant);
 }
 
 /** The kernels until `close`: whoever holds a closed backend does not keep its memory alive. */
-class Instance implements Kernels {
+class Instance implements Omit<Kernels, "run"> {
   #exports: Kernels | undefined;
+  readonly #team: Team | undefined;
 
-  constructor(exports: Kernels) {
+  constructor(exports: Kernels, team: Team | undefined) {
     this.#exports = exports;
+    this.#team = team;
+  }
+
+  get threads(): number {
+    return this.#team?.count ?? 1;
   }
 
   get closed(): boolean {
@@ -55,8 +70,9 @@ class Instance implements Kernels {
     return this.#exports;
   }
 
-  run(list: number, words: number): number {
-    return this.check().run(list, words);
+  run(list: number, words: number): number | Promise<number> {
+    const kernels = this.check();
+    return this.#team ? this.#team.run(list, words) : kernels.run(list, words);
   }
 
   attention_scratch_bytes(heads: number, kvHeads: number, keySize: number, valueSize: number): number {
@@ -73,6 +89,7 @@ class Instance implements Kernels {
 
   close(): void {
     this.#exports = undefined;
+    this.#team?.close();
   }
 }
 
@@ -83,12 +100,12 @@ const leastReservedBytes = 2 ** 28;
  * A memory that may grow to `limitBytes`. Some engines cannot reserve so many addresses; they get half, and so on, and
  * that is then the limit.
  */
-function createMemory(limitBytes: number): { memory: WebAssembly.Memory; limit: number } {
+function createMemory(limitBytes: number, shared: boolean): { memory: WebAssembly.Memory; limit: number } {
   const maximum = Math.max(modulePages, Math.floor(limitBytes / pageBytes));
   try {
-    return { memory: new WebAssembly.Memory({ initial: modulePages, maximum }), limit: limitBytes };
+    return { memory: new WebAssembly.Memory({ initial: modulePages, maximum, shared }), limit: limitBytes };
   } catch (cause) {
-    if (limitBytes >= 2 * leastReservedBytes) return createMemory(limitBytes / 2);
+    if (limitBytes >= 2 * leastReservedBytes) return createMemory(limitBytes / 2, shared);
     throw new LowbitError("out-of-memory", "The JavaScript engine grants no WebAssembly memory.", {
       reason: "wasm-memory",
       plugin: "wasm",
@@ -110,7 +127,8 @@ class WasmBackend implements Backend {
   readonly #live = new Set<object>();
 
   constructor(heap: Heap, kernels: Instance, variant: ChosenModule["variant"]) {
-    this.description = `WebAssembly, ${variant === "relaxed" ? "relaxed SIMD" : "128-bit SIMD"}, one thread`;
+    const threads = kernels.threads === 1 ? "one thread" : `${kernels.threads} threads`;
+    this.description = `WebAssembly, ${variant === "relaxed" ? "relaxed SIMD" : "128-bit SIMD"}, ${threads}`;
     this.#heap = heap;
     this.#instance = kernels;
     this.#weights = createWeights(heap, kernels);
@@ -203,10 +221,10 @@ class WasmBackend implements Backend {
     else this.#weights.free(resource as WasmWeight);
   }
 
-  // The work is synchronous: the promise only carries the result or the error.
+  // On one thread the work is synchronous: the promise only carries the result or the error.
   async submit(): Promise<void> {
     this.#instance.check();
-    this.#recorder.submit();
+    await this.#recorder.submit();
   }
 
   async read(tensor: Tensor): Promise<Float32Array> {

@@ -1,6 +1,20 @@
+import type { BackendFactory } from "@lowbit/core";
 import { reference } from "@lowbit/kernels-reference";
 import { testBackend } from "@lowbit/testing";
-import { variants } from "../test/support.ts";
+import { threadsOf } from "../test/support.ts";
 import { wasm } from "./index.ts";
 
-for (const variant of variants) testBackend(`wasm ${variant}`, wasm({ variant }), { against: reference() });
+/** As loads make it, with `threads` threads. */
+function factory(variant: "simd128" | "relaxed", threads: number): BackendFactory {
+  const made = wasm({ variant });
+  return {
+    ...made,
+    create: (platform) => made.create({ ...platform, threads: threadsOf(threads) }, { threads }),
+  };
+}
+
+for (const variant of ["simd128", "relaxed"] as const) {
+  for (const threads of [1, 3]) {
+    testBackend(`wasm ${variant}, ${threads} threads`, factory(variant, threads), { against: reference() });
+  }
+}

@@ -1,6 +1,6 @@
-import { type BackendFactory, LowbitError } from "@lowbit/core";
+import { type BackendFactory, type BackendOptions, LowbitError, type Platform } from "@lowbit/core";
 import { createBackend } from "./backend.ts";
-import { chooseVariant, type KernelModules, measureDots, type Variant } from "./modules.ts";
+import { chooseVariant, type KernelModules, type ModuleName, measureDots, type Variant } from "./modules.ts";
 
 export interface WasmOptions {
   /** Which build to run. "auto": relaxed SIMD where the engine has it and computes right, else simd128. @default "auto" */
@@ -12,7 +12,7 @@ export interface WasmOptions {
 }
 
 /** The backend with the modules at hand, or with those that the platform finds at `urls`. */
-export function wasmFactory(options: WasmOptions, urls?: (variant: Variant) => URL): BackendFactory {
+export function wasmFactory(options: WasmOptions, urls?: (name: ModuleName) => URL): BackendFactory {
   const { variant = "auto", modules, memoryLimitBytes } = options;
   if (variant !== "auto" && variant !== "simd128" && variant !== "relaxed") {
     throw new LowbitError(
@@ -23,22 +23,72 @@ export function wasmFactory(options: WasmOptions, urls?: (variant: Variant) => U
   if (memoryLimitBytes !== undefined && !(memoryLimitBytes > 0)) {
     throw new LowbitError("bad-argument", `wasm: memoryLimitBytes is ${memoryLimitBytes}, expected > 0.`);
   }
-  const choice = { variant, urls, ...(modules && { modules }) };
+  const choose = (platform: Platform, threads: number): ReturnType<typeof chooseVariant> =>
+    chooseVariant(platform, { variant, shared: threads > 1, urls, ...(modules && { modules }) });
   return {
     name: "wasm",
-    async probe(platform) {
+    async probe(platform, wanted) {
       try {
-        await chooseVariant(platform, choice);
+        await choose(platform, threadCount(platform, wanted));
         return { available: true };
       } catch (error) {
         return { available: false, reason: error instanceof Error ? error.message : String(error) };
       }
     },
-    async create(platform) {
-      return createBackend(
-        await measureDots(await chooseVariant(platform, choice), platform),
-        memoryLimitBytes ?? platform.memoryLimitBytes,
-      );
+    async create(platform, wanted) {
+      const create = async (threads: number): ReturnType<typeof createBackend> => {
+        const chosen = await measureDots(await choose(platform, threads), platform);
+        return createBackend(
+          chosen,
+          memoryLimitBytes ?? platform.memoryLimitBytes,
+          platform.threads,
+          threads,
+        );
+      };
+      const threads = threadCount(platform, wanted);
+      try {
+        return await create(threads);
+      } catch (error) {
+        // Nobody asked for threads: a page that may not start any runs without.
+        const refused = LowbitError.is(error) && error.reason === "no-threads";
+        if (!refused || (wanted?.threads ?? "auto") !== "auto") throw error;
+        return create(1);
+      }
     },
   };
+}
+
+/** Below this, a pass is over before other threads are awake. */
+const fewBytes = 24 * 2 ** 20;
+/** From here on "auto" leaves every second processor alone: they are often the second half of a core, or a slow one. */
+const manyProcessors = 4;
+/** More threads than this wait for memory, and for each other. */
+const mostThreads = 8;
+
+/**
+ * How many threads serve best. More than there are processors never do: they would only take turns, so a larger number counts as that of the
+ * processors.
+ */
+export function threadCount(
+  platform: Platform,
+  { threads = "auto", weightBytes }: BackendOptions = {},
+): number {
+  const processors = platform.threads?.processors ?? 1;
+  if (threads !== "auto") {
+    if (threads > 1 && platform.threads === undefined) {
+      throw new LowbitError(
+        "backend-unavailable",
+        `${platform.name} has no threads that share memory here.`,
+        {
+          reason: "no-threads",
+          plugin: "wasm",
+          hint: 'In browsers the page must be cross-origin isolated (COOP and COEP headers); else use threads: 1 or "auto".',
+        },
+      );
+    }
+    return Math.min(threads, processors);
+  }
+  if (weightBytes === undefined || weightBytes < fewBytes) return 1;
+  if (processors <= manyProcessors) return processors;
+  return Math.min(mostThreads, Math.max(manyProcessors, Math.ceil(processors / 2)));
 }

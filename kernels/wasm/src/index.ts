@@ -3,11 +3,11 @@ import { type WasmOptions, wasmFactory } from "./factory.ts";
 import { moduleUrl } from "./module-url.ts";
 
 export type { WasmOptions } from "./factory.ts";
-export type { KernelModules, Variant } from "./modules.ts";
+export type { KernelModules, ModuleName, Variant } from "./modules.ts";
 
 /**
- * The SIMD WebAssembly backend: packed weights, int8 activations, one thread. The same model gives the same bits in every
- * engine and in both builds.
+ * The SIMD WebAssembly backend: packed weights, int8 activations, threads where they can share memory. The same model gives the same bits in
+ * every engine, in every build and on any number of threads.
  */
 export function wasm(options: WasmOptions = {}): BackendFactory {
   return wasmFactory(options, moduleUrl);

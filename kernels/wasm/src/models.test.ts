@@ -14,6 +14,7 @@ import {
 } from "@lowbit/testing";
 import { describe, expect, it } from "vitest";
 import { backendOf, randomOf, sameBits } from "../test/support.ts";
+import type { ModuleName } from "./modules.ts";
 
 const models: Record<string, TinyModelOptions> = {
   llama: { architecture: "llama" },
@@ -31,14 +32,14 @@ const models: Record<string, TinyModelOptions> = {
   bitnet: { architecture: "bitnet" },
 };
 
-/** Logits of a file's model on the reference and on both builds, whole, in chunks and token by token. */
+/** Logits of a file's model on the reference and on the builds, whole, in chunks and token by token. */
 async function compare(open: () => ReturnType<typeof openGguf>, count: number): Promise<number> {
   const random = randomOf(5);
   const first = await open();
   const columns = first.config.vocabularySize;
   await first.close();
   const tokens = Array.from({ length: count }, () => Math.floor(random() * Math.min(columns, 300)));
-  const run = async (kind: "reference" | "simd128" | "relaxed", chunk: number): Promise<Float32Array> => {
+  const run = async (kind: "reference" | ModuleName, chunk: number): Promise<Float32Array> => {
     const backend = kind === "reference" ? await reference().create(testPlatform()) : await backendOf(kind);
     const checkpoint = await open();
     const logits = await runModel({ checkpoint, architectures, backend, tokens, chunk });
@@ -48,12 +49,14 @@ async function compare(open: () => ReturnType<typeof openGguf>, count: number): 
   };
   const simd = await run("simd128", count);
   for (const chunk of [count, 7, 1]) {
-    expect(sameBits(await run("relaxed", chunk), simd), `relaxed, chunks of ${chunk}`).toBe(true);
+    for (const kind of ["relaxed", "relaxed-threads"] as const) {
+      expect(sameBits(await run(kind, chunk), simd), `${kind}, chunks of ${chunk}`).toBe(true);
+    }
   }
   return meanDivergence(await run("reference", count), simd, columns);
 }
 
-describe("whole models: both builds and all chunkings agree to the last bit", () => {
+describe("whole models: builds, threads and all chunkings agree to the last bit", () => {
   const types = [
     F32,
     ...["Q8_0", "Q4_0"].map((name) => [...ggmlTypes.values()].find((t) => t.name === name)!),

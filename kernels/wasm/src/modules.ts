@@ -2,20 +2,27 @@ import { LowbitError, type Platform } from "@lowbit/core";
 
 export type Variant = "simd128" | "relaxed";
 
+/** One file of this package: a variant for one thread, or for several over shared memory. */
+export type ModuleName = Variant | `${Variant}-threads`;
+
 /** Compiled modules handed over by the user, for runtimes where the platform cannot find them. */
-export type KernelModules = Partial<Record<Variant, WebAssembly.Module>>;
+export type KernelModules = Partial<Record<ModuleName, WebAssembly.Module>>;
 
 export interface VariantOptions {
   /** @default "auto" */
   readonly variant?: "auto" | Variant;
+  /** For several threads? @default false */
+  readonly shared?: boolean;
   /** "auto" chooses among these. */
   readonly modules?: KernelModules;
   /** Where the platform finds them, unless `modules` is given. */
-  readonly urls?: ((variant: Variant) => URL) | undefined;
+  readonly urls?: ((name: ModuleName) => URL) | undefined;
 }
 
 export interface ChosenModule {
   readonly variant: Variant;
+  /** It wants shared memory. */
+  readonly shared: boolean;
   readonly module: WebAssembly.Module;
   /** relaxed: is the four-way dot product one instruction here? Matters to speed alone. @default true */
   readonly wideDots?: boolean;
@@ -47,27 +54,30 @@ export function supportsSimd(): boolean {
  * its flag does not), else `simd128`. Both compute the same bits. Throws `backend-unavailable` if the wish cannot be met.
  */
 export async function chooseVariant(platform: Platform, options: VariantOptions = {}): Promise<ChosenModule> {
-  const { variant = "auto", modules, urls } = options;
+  const { variant = "auto", shared = false, modules, urls } = options;
+  const nameOf = (wanted: Variant): ModuleName => (shared ? `${wanted}-threads` : wanted);
   if (!supportsSimd()) {
     throw unavailable("this engine has no 128-bit SIMD in WebAssembly", "no-simd", "Use a newer runtime.");
   }
-  const load = async (wanted: Variant): Promise<{ variant: Variant; module: WebAssembly.Module }> => {
+  const load = async (wanted: Variant): Promise<ChosenModule> => {
+    const name = nameOf(wanted);
     if (modules === undefined && urls !== undefined)
-      return { variant: wanted, module: await platform.wasm(urls(wanted)) };
-    const module = modules?.[wanted];
-    if (module !== undefined) return { variant: wanted, module };
+      return { variant: wanted, shared, module: await platform.wasm(urls(name)) };
+    const module = modules?.[name];
+    if (module !== undefined) return { variant: wanted, shared, module };
     const given = Object.keys(modules ?? {}).join(", ") || "none";
     throw unavailable(
-      `the ${wanted} module was not handed over (given: ${given})`,
+      `the ${name} module was not handed over (given: ${given})`,
       "no-module",
       "Add it to `modules`.",
     );
   };
   if (variant === "simd128") return load("simd128");
-  if (variant === "auto" && modules !== undefined && modules.relaxed === undefined) return load("simd128");
+  if (variant === "auto" && modules !== undefined && modules[nameOf("relaxed")] === undefined)
+    return load("simd128");
   if (WebAssembly.validate(relaxedProbe)) {
     const chosen = await load("relaxed");
-    if ((await instantiate(chosen.module)).selftest() === 1) return chosen;
+    if ((await instantiate(chosen)).selftest() === 1) return chosen;
   }
   if (variant === "auto") return load("simd128");
   throw unavailable(
@@ -85,8 +95,8 @@ interface TrialExports {
 }
 
 /** An instance with a memory of its own. */
-async function instantiate(module: WebAssembly.Module): Promise<TrialExports> {
-  const memory = new WebAssembly.Memory({ initial: modulePages, maximum: modulePages });
+async function instantiate({ module, shared }: ChosenModule): Promise<TrialExports> {
+  const memory = new WebAssembly.Memory({ initial: modulePages, maximum: modulePages, shared });
   const { exports } = await WebAssembly.instantiate(module, { env: { memory } });
   if (typeof exports.selftest !== "function") {
     throw unavailable(
@@ -107,7 +117,7 @@ const trialMs = 20;
  */
 export async function measureDots(chosen: ChosenModule, platform: Platform): Promise<ChosenModule> {
   if (chosen.variant !== "relaxed") return chosen;
-  const trial = await instantiate(chosen.module);
+  const trial = await instantiate(chosen);
   const best = [Number.POSITIVE_INFINITY, Number.POSITIVE_INFINITY];
   const begin = platform.now();
   for (let round = 0; round < 400 && platform.now() - begin < trialMs; round++) {

@@ -1,6 +1,7 @@
 import type { Activation, AttentionOptions, LowbitError, Ops, Tensor, Weight } from "@lowbit/core";
 import { AttentionRecorder } from "./attention.ts";
 import type { WasmKv } from "./kv.ts";
+import { byElements, byProductRows } from "./phases.ts";
 import { misuse, Op, type Recorder, real, type WasmTensor } from "./recorder.ts";
 import { activationBytes, type WasmWeight } from "./weights.ts";
 
@@ -45,18 +46,27 @@ export function createOps({ recorder, kernels, tensor, weight: weightOf, kv: kvO
       throw mismatch(name, x, `y ${shape(y)}, expected the same shape or [1, ${x.columns}]`);
     }
     const result = recorder.tensor(x.rows, x.columns);
+    const sharing = repeat ? 0 : byElements(x.rows, x.columns);
+    recorder.reads(x, sharing);
+    recorder.reads(y, sharing);
+    recorder.writes(result, sharing);
     recorder.record(op, x.address, y.address, result.address, x.rows, x.columns, repeat ? 1 : 0);
     return result;
   }
 
   function mapped(op: number, x: WasmTensor, ...rest: number[]): WasmTensor {
     const result = recorder.tensor(x.rows, x.columns);
+    const sharing = byElements(x.rows, x.columns);
+    recorder.reads(x, sharing);
+    recorder.writes(result, sharing);
     recorder.record(op, x.address, result.address, x.rows * x.columns, ...rest);
     return result;
   }
 
   function rowwise(op: number, x: WasmTensor): WasmTensor {
     const result = recorder.tensor(x.rows, x.columns);
+    recorder.reads(x);
+    recorder.writes(result);
     recorder.record(op, x.address, result.address, x.rows, x.columns);
     return result;
   }
@@ -74,12 +84,16 @@ export function createOps({ recorder, kernels, tensor, weight: weightOf, kv: kvO
       checkIds("embed", ids, weight.out * weight.experts);
       const result = recorder.tensor(ids.length, weight.in);
       if (weight.order === undefined) {
+        recorder.writes(result);
         recorder.recordWithData(Op.embed, [weight.address, result.address, ids.length], ids);
         return result;
       }
       const bytes = ids.length * weight.columns * 4;
       const rows = recorder.allocate(bytes, "Rows in another order");
+      recorder.writesBytes(rows, bytes);
       recorder.recordWithData(Op.embed, [weight.address, rows, ids.length], ids);
+      recorder.readsBytes(rows, bytes);
+      recorder.writes(result);
       const sizes = [ids.length, weight.in, weight.columns];
       recorder.record(Op.permuteColumns, rows, weight.order, result.address, ...sizes, 1);
       recorder.release(rows, bytes);
@@ -95,6 +109,10 @@ export function createOps({ recorder, kernels, tensor, weight: weightOf, kv: kvO
       const result = recorder.tensor(x.rows, weight.out);
       const seen = ordered(x, weight);
       const codes = quantized(seen, weight);
+      if (codes) recorder.readsBytes(codes, activationBytes(seen.rows, seen.columns));
+      recorder.reads(seen);
+      recorder.writes(result, byProductRows(x.rows, weight.out));
+      recorder.work(Math.max(weight.bytes, (x.rows * x.columns * weight.out) / 4));
       recorder.record(Op.linear, weight.address, seen.address, codes, x.rows, result.address);
       return result;
     },
@@ -116,8 +134,14 @@ export function createOps({ recorder, kernels, tensor, weight: weightOf, kv: kvO
       const result = recorder.tensor(entries, weight.out);
       const seen = ordered(x, weight);
       const codes = quantized(seen, weight);
-      const scratchBytes = (2 * entries + weight.experts + 1) * 4;
+      const scratchBytes = (2 * entries + weight.experts + 1) * 4 * recorder.threads;
       const scratch = recorder.allocate(scratchBytes, "Expert lists");
+      if (codes) recorder.readsBytes(codes, activationBytes(seen.rows, seen.columns));
+      recorder.reads(seen);
+      recorder.reads(ids);
+      recorder.writesBytes(scratch, scratchBytes);
+      recorder.writes(result);
+      recorder.work(entries * x.columns * weight.out);
       recorder.record(
         Op.expertLinear,
         weight.address,
@@ -142,6 +166,9 @@ export function createOps({ recorder, kernels, tensor, weight: weightOf, kv: kvO
       }
       const factors = scale && vectorOf("rmsNorm", x, real32(scale), width);
       const result = recorder.tensor(x.rows, x.columns);
+      // Of a single row every thread reads all.
+      recorder.reads(x);
+      recorder.writes(result, x.rows * x.columns === width ? byElements(1, width) : 0);
       recorder.record(
         Op.rmsNorm,
         x.address,
@@ -160,6 +187,8 @@ export function createOps({ recorder, kernels, tensor, weight: weightOf, kv: kvO
       const factors = vectorOf("layerNorm", x, real32(scale), x.columns);
       const shift = bias && vectorOf("layerNorm", x, real32(bias), x.columns);
       const result = recorder.tensor(x.rows, x.columns);
+      recorder.reads(x);
+      recorder.writes(result, x.rows === 1 ? byElements(1, x.columns) : 0);
       recorder.record(
         Op.layerNorm,
         x.address,
@@ -181,6 +210,9 @@ export function createOps({ recorder, kernels, tensor, weight: weightOf, kv: kvO
         throw mismatch("rope", x, `angles ${shape(angles)}, head size ${headSize}`);
       }
       const result = recorder.tensor(x.rows, x.columns);
+      recorder.reads(x);
+      recorder.reads(angles);
+      recorder.writes(result);
       recorder.record(
         Op.rope,
         x.address,
@@ -203,6 +235,9 @@ export function createOps({ recorder, kernels, tensor, weight: weightOf, kv: kvO
     activate(input, kind) {
       const x = real32(input);
       const result = recorder.tensor(x.rows, x.columns);
+      const sharing = byElements(x.rows, x.columns);
+      recorder.reads(x, sharing);
+      recorder.writes(result, sharing);
       recorder.record(Op.activate, activationOf(kind), x.address, result.address, x.rows * x.columns);
       return result;
     },
@@ -212,6 +247,10 @@ export function createOps({ recorder, kernels, tensor, weight: weightOf, kv: kvO
       const up = real32(other);
       if (x.rows !== up.rows || x.columns !== up.columns) throw mismatch("gate", x, `up ${shape(up)}`);
       const result = recorder.tensor(x.rows, x.columns);
+      const sharing = byElements(x.rows, x.columns);
+      recorder.reads(x, sharing);
+      recorder.reads(up, sharing);
+      recorder.writes(result, sharing);
       recorder.record(Op.gate, activationOf(kind), x.address, up.address, result.address, x.rows * x.columns);
       return result;
     },
@@ -231,6 +270,9 @@ export function createOps({ recorder, kernels, tensor, weight: weightOf, kv: kvO
       if (!(Number.isInteger(k) && k >= 1 && k <= x.columns)) throw mismatch("topK", x, `k = ${k}`);
       const ids = recorder.tensor(x.rows, k, "i32", x.columns);
       const values = recorder.tensor(x.rows, k);
+      recorder.reads(x);
+      recorder.writes(ids);
+      recorder.writes(values);
       recorder.record(Op.topK, x.address, x.rows, x.columns, k, ids.address, values.address);
       return { ids, values };
     },
@@ -241,6 +283,8 @@ export function createOps({ recorder, kernels, tensor, weight: weightOf, kv: kvO
         throw mismatch("columns", x, `range [${from}, ${to})`);
       }
       const result = recorder.tensor(x.rows, to - from);
+      recorder.reads(x);
+      recorder.writes(result);
       recorder.record(Op.columns, x.address, result.address, x.rows, x.columns, from, to - from);
       return result;
     },
@@ -249,6 +293,8 @@ export function createOps({ recorder, kernels, tensor, weight: weightOf, kv: kvO
       const x = real32(input);
       checkIds("gatherRows", rows, x.rows);
       const result = recorder.tensor(rows.length, x.columns);
+      recorder.reads(x);
+      recorder.writes(result);
       recorder.recordWithData(Op.gatherRows, [x.address, result.address, x.columns, rows.length], rows);
       return result;
     },
@@ -260,6 +306,9 @@ export function createOps({ recorder, kernels, tensor, weight: weightOf, kv: kvO
         throw mismatch("weightedSum", y, `weights ${shape(weights)}`);
       }
       const result = recorder.tensor(weights.rows, y.columns);
+      recorder.reads(y);
+      recorder.reads(weights);
+      recorder.writes(result);
       recorder.record(
         Op.weightedSum,
         y.address,

@@ -1,6 +1,7 @@
 import { LowbitError, type Tensor } from "@lowbit/core";
 import { Arena } from "./arena.ts";
 import type { Heap } from "./memory.ts";
+import { byBlocks, Phases, type Sharing } from "./phases.ts";
 
 /** Operation codes, as in c/run.c. */
 export const Op = {
@@ -12,7 +13,7 @@ export const Op = {
   rmsNorm: 6,
   layerNorm: 7,
   rope: 8,
-  attention: 9,
+  attentionWrite: 9,
   add: 10,
   mul: 11,
   activate: 12,
@@ -26,7 +27,12 @@ export const Op = {
   weightedSum: 20,
   normalizeRows: 21,
   permuteColumns: 22,
+  attention: 23,
+  phase: 24,
 } as const;
+
+/** Parts of a phase for each thread: the more, the less a thread that is late holds up the others. */
+const partsPerThread = 4;
 
 /** Most words of an entry: its length has 24 bits. */
 const maxEntryWords = 2 ** 24 - 1;
@@ -52,6 +58,10 @@ export class WasmTensor implements Tensor {
   /** Its columns in other orders, by the order's address. */
   readonly permuted: Map<number, WasmTensor> = new Map();
   released = false;
+
+  get bytes(): number {
+    return this.rows * this.columns * 4;
+  }
 
   constructor(
     owner: Recorder,
@@ -91,9 +101,13 @@ interface Frame {
 
 /** The exports that passes need. `check` throws once the backend is disposed. */
 export interface RunExports {
+  /** Threads that run a list; 1: the host's own. */
+  readonly threads: number;
   /** Runs a list: 0, or 1 + the position of the entry that failed. */
-  run(list: number, words: number): number;
+  run(list: number, words: number): number | Promise<number>;
   check(): void;
+  /** The backend was disposed. */
+  readonly closed: boolean;
 }
 
 /**
@@ -112,6 +126,9 @@ export class Recorder {
   /** The pass, then each open scope. */
   readonly #frames: Frame[] = [{ tensors: [], quantized: [], permuted: [], start: 0 }];
   #submitted = false;
+  readonly #phases: Phases | undefined;
+  /** Position of the current phase's head. */
+  #phaseAt = 0;
   /** Rises whenever entries are forgotten: what else was derived from them is then void. */
   generation = 0;
 
@@ -119,6 +136,34 @@ export class Recorder {
     this.#heap = heap;
     this.#kernels = kernels;
     this.#arena = new Arena(heap);
+    this.#phases = kernels.threads > 1 ? new Phases() : undefined;
+  }
+
+  get threads(): number {
+    return this.#kernels.threads;
+  }
+
+  /** The next entry reads the tensor. Weights and vectors need not be told: no pass writes them. */
+  reads(tensor: WasmTensor, sharing: Sharing = 0): void {
+    this.#phases?.read(tensor.address, tensor.bytes, sharing);
+  }
+
+  /** The next entry writes the tensor. */
+  writes(tensor: WasmTensor, sharing: Sharing = 0): void {
+    this.#phases?.write(tensor.address, tensor.bytes, sharing);
+  }
+
+  /** The next entry does so much, besides writing its results: bytes of weights or multiplications, whichever are more. */
+  work(amount: number): void {
+    this.#phases?.work(amount);
+  }
+
+  readsBytes(address: number, bytes: number, sharing: Sharing = 0): void {
+    this.#phases?.read(address, bytes, sharing);
+  }
+
+  writesBytes(address: number, bytes: number, sharing: Sharing = 0): void {
+    this.#phases?.write(address, bytes, sharing);
   }
 
   /** Adds an entry. Words are integers, addresses, or `real(value)`. */
@@ -140,6 +185,7 @@ export class Recorder {
     const chunk = 2 ** 22;
     for (let from = 0; from < words.length; from += chunk) {
       const part = words.subarray(from, from + chunk);
+      this.writesBytes(address + from * 4, part.length * 4);
       this.recordWithData(Op.copy, [address + from * 4, part.length], part);
     }
   }
@@ -178,6 +224,9 @@ export class Recorder {
   quantized(x: WasmTensor, bytes: number): number {
     if (x.quantized !== 0) return x.quantized;
     const address = this.allocate(bytes, "Quantized activations");
+    const sharing = byBlocks(x.rows, x.columns);
+    this.reads(x, sharing);
+    this.writesBytes(address, bytes);
     this.record(Op.quantize, address, x.address, x.rows, x.columns);
     // A vector outlives the pass; its quantized form does not.
     if (x.persistent) return address;
@@ -193,6 +242,8 @@ export class Recorder {
     if (known) return known;
     const address = this.allocate(x.rows * columns * 4, "Activations in another order");
     const result = new WasmTensor(this, { rows: x.rows, columns, type: "f32" }, address, false);
+    this.reads(x);
+    this.writes(result);
     this.record(Op.permuteColumns, x.address, order, address, x.rows, x.columns, columns, 0);
     // A vector outlives the pass; what was made of it does not.
     if (x.persistent) return result;
@@ -221,6 +272,7 @@ export class Recorder {
       for (const tensor of frame.quantized) this.#forgetQuantized(tensor);
       for (const { x, order } of frame.permuted) this.#forgetPermuted(x, order);
       this.#length = Math.min(this.#length, frame.start);
+      this.#phases?.end();
       this.generation++;
       throw error;
     } finally {
@@ -254,17 +306,21 @@ export class Recorder {
   }
 
   /** Runs the list. Its results stay until something is recorded again. */
-  submit(): void {
+  async submit(): Promise<void> {
     if (this.#frames.length > 1) throw misuse("submit was called inside a scope.", "scope");
     if (this.#submitted) return;
     this.begin();
     const words = this.#length;
+    if (this.#phases) this.#linkPhases();
     this.#placeList(words);
     let failed: number;
     try {
-      failed = this.#kernels.run(this.#listAddress, words);
+      const result = words === 0 ? 0 : this.#kernels.run(this.#listAddress, words);
+      failed = typeof result === "number" ? result : await result;
     } catch (cause) {
-      this.drop();
+      // Disposed in the middle of a pass: there is nothing left to give back.
+      if (!this.#kernels.closed) this.drop();
+      if (LowbitError.is(cause)) throw cause;
       throw new LowbitError("internal", "The WebAssembly kernels trapped.", { plugin: "wasm", cause });
     }
     this.#submitted = true;
@@ -274,6 +330,18 @@ export class Recorder {
     const op = (this.#list[failed - 1] ?? 0) & 255;
     this.drop();
     throw failure(op);
+  }
+
+  /** Tells each phase where the next one begins. */
+  #linkPhases(): void {
+    const list = this.#list;
+    let last: number | undefined;
+    for (let at = 0; at < this.#length; at += list[at]! >>> 8) {
+      if ((list[at]! & 255) !== Op.phase) continue;
+      if (last !== undefined) list[last + 2] = at;
+      last = at;
+    }
+    if (last !== undefined) list[last + 2] = this.#length;
   }
 
   /** Copies the list to WebAssembly memory; an unusually long one is let go afterwards, with 0 words. */
@@ -299,6 +367,7 @@ export class Recorder {
       frame.start = 0;
     }
     this.#arena.clear();
+    this.#phases?.end();
     this.#length = 0;
     this.#submitted = false;
     this.generation++;
@@ -312,6 +381,12 @@ export class Recorder {
 
   #entry(op: number, words: number): number {
     this.begin();
+    const placement = op === Op.phase ? undefined : this.#phases?.place();
+    if (placement?.opens) {
+      this.#phaseAt = this.#length;
+      this.record(Op.phase, 1, 0);
+    }
+    if (placement?.divided) this.#list[this.#phaseAt + 1] = partsPerThread * this.threads;
     if (words >= maxEntryWords) {
       throw misuse(`An operation has ${words} words of arguments, too many for one pass.`, "size");
     }
@@ -334,7 +409,7 @@ export function misuse(what: string, reason: string, hint?: string): LowbitError
 }
 
 function failure(op: number): LowbitError {
-  if (op === Op.attention) {
+  if (op === Op.attentionWrite) {
     return misuse(
       "A key or value is not finite or exceeds 65504, the most that an f16 or q8_0 cache can hold.",
       "overflow",

@@ -20,9 +20,16 @@ import {
 interface LinearExports extends WeightExports {
   readonly __heap_base: WebAssembly.Global;
   activation_bytes(rows: number, columns: number): number;
-  activation_quantize(memory: number, x: number, rows: number, columns: number, stride: number): number;
-  linear(call: number): void;
-  embed_rows(weight: number, ids: number, count: number, y: number): void;
+  activation_quantize(
+    memory: number,
+    x: number,
+    rows: number,
+    columns: number,
+    stride: number,
+    part: number,
+  ): void;
+  linear(call: number, part: number): void;
+  embed_rows(weight: number, ids: number, count: number, y: number, part: number): void;
   prefer_wide(wide: number): void;
   selftest(): number;
 }
@@ -44,6 +51,8 @@ export class LinearKit {
   readonly weights: Weights;
 
   readonly #relaxed: boolean;
+  /** `Part` in c/part.h: the only thread. */
+  readonly #alone: number;
 
   /** `narrow`: the relaxed build as it runs where its wide dot product is slow. */
   constructor(kind: Variant | "narrow") {
@@ -56,6 +65,18 @@ export class LinearKit {
     this.exports.prefer_wide(kind === "narrow" ? 0 : 1);
     this.heap = new Heap(memory, Number(this.exports.__heap_base.value), 2 ** 30);
     this.weights = createWeights(this.heap, this.exports);
+    this.#alone = this.heap.allocate(8, "a part");
+    this.heap.words.set([0, 1], this.#alone / 4);
+  }
+
+  /** Quantizes x [rows, columns] as the only thread. */
+  quantizeAll(to: number, x: number, rows: number, columns: number): void {
+    this.exports.activation_quantize(to, x, rows, columns, columns, this.#alone);
+  }
+
+  /** Runs a `LinearCall` as the only thread. */
+  linearAll(call: number): void {
+    this.exports.linear(call, this.#alone);
   }
 
   /** The rows of an uploaded weight, decoded from its planes. */
@@ -63,7 +84,7 @@ export class LinearKit {
     const { columns } = weight;
     const rows = this.#using([4 * ids.length, 4 * ids.length * columns], (idsAt, y) => {
       this.heap.words.set(ids, idsAt / 4);
-      this.exports.embed_rows(weight.address, idsAt, ids.length, y);
+      this.exports.embed_rows(weight.address, idsAt, ids.length, y, this.#alone);
       return this.heap.floats.slice(y / 4, y / 4 + ids.length * columns);
     });
     const order = this.#order(weight);
@@ -100,11 +121,11 @@ export class LinearKit {
       this.heap.floats.fill(-7, y / 4, y / 4 + yCount);
       if (xRows) this.heap.words.set(xRows, xRowsAt / 4);
       if (yRows) this.heap.words.set(yRows, yRowsAt / 4);
-      this.exports.activation_quantize(quantized, xAt, rows, columns, columns);
+      this.quantizeAll(quantized, xAt, rows, columns);
       const head = [weight.address, expert, rowFrom, rowTo, xAt, weight.quantizes ? quantized : 0];
       const tail = [xRows ? xRowsAt : 0, yRows ? yRowsAt : 0, tokens, y, weight.out];
       this.heap.words.set([...head, ...tail], call / 4);
-      this.exports.linear(call);
+      this.linearAll(call);
       return this.heap.floats.slice(y / 4, y / 4 + yCount);
     });
   }
@@ -120,7 +141,7 @@ export class LinearKit {
     const rows = x.length / columns;
     return this.#using([4 * x.length, activationBytes(rows, columns)], (xAt, at) => {
       this.heap.floats.set(x, xAt / 4);
-      this.exports.activation_quantize(at, xAt, rows, columns, columns);
+      this.quantizeAll(at, xAt, rows, columns);
       const [, , blocks = 0, meta = 0, codes = 0, split = 0] = this.heap.words.subarray(at / 4, at / 4 + 6);
       const view = new DataView(this.heap.memory.buffer);
       return Float32Array.from(x, (_, i) => {

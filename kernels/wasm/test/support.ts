@@ -1,15 +1,16 @@
 import { readFileSync } from "node:fs";
-import type { Backend, Tensor } from "@lowbit/core";
+import type { Backend, Tensor, ThreadHost } from "@lowbit/core";
+import { platform } from "@lowbit/platform";
 import { createBackend } from "../src/backend.ts";
-import type { Variant } from "../src/modules.ts";
+import type { ModuleName } from "../src/modules.ts";
 
 /** The builds under test. */
-export const variants: readonly Variant[] = ["simd128", "relaxed"];
+export const variants = ["simd128", "relaxed", "simd128-threads", "relaxed-threads"] as const;
 
-const modules = new Map<Variant, WebAssembly.Module>();
+const modules = new Map<ModuleName, WebAssembly.Module>();
 
 /** The committed build, compiled once. */
-export function moduleOf(variant: Variant): WebAssembly.Module {
+export function moduleOf(variant: ModuleName): WebAssembly.Module {
   let module = modules.get(variant);
   if (module === undefined) {
     const url = new URL(`../pkg/${variant}/lowbit_kernels_bg.wasm`, import.meta.url);
@@ -19,8 +20,18 @@ export function moduleOf(variant: Variant): WebAssembly.Module {
   return module;
 }
 
-export function backendOf(variant: Variant, limitBytes: number = 2 ** 28): Promise<Backend> {
-  return createBackend({ module: moduleOf(variant), variant }, limitBytes);
+/** As if there were so many processors. */
+export function threadsOf(processors: number): ThreadHost {
+  const { threads } = platform();
+  if (threads === undefined) throw new Error("this runtime has no threads");
+  return { processors, start: threads.start };
+}
+
+/** Builds with threads get three, which share no range evenly. */
+export function backendOf(name: ModuleName, limitBytes: number = 2 ** 28, threads = 3): Promise<Backend> {
+  const variant = name.startsWith("relaxed") ? "relaxed" : "simd128";
+  const shared = name.endsWith("-threads");
+  return createBackend({ module: moduleOf(name), variant, shared }, limitBytes, threadsOf(2), threads);
 }
 
 /** Records, runs and reads back what `body` returns. */

@@ -163,6 +163,17 @@ export interface Backend {
 export interface BackendFactory {
   readonly name: string;
   /** Undefined with a reason in `unavailable` if it cannot run here. Cheap; no weights are touched. */
-  probe(platform: Platform): Promise<{ readonly available: boolean; readonly reason?: string }>;
-  create(platform: Platform): Promise<Backend>;
+  probe(
+    platform: Platform,
+    options?: BackendOptions,
+  ): Promise<{ readonly available: boolean; readonly reason?: string }>;
+  create(platform: Platform, options?: BackendOptions): Promise<Backend>;
+}
+
+/** What a load tells the backend that is made for it. */
+export interface BackendOptions {
+  /** Threads for backends that compute on the processor. @default "auto", what serves the model best */
+  readonly threads?: number | "auto" | undefined;
+  /** Bytes of the model's weights in its files. */
+  readonly weightBytes?: number;
 }

@@ -128,7 +128,10 @@ async function loadCheckpoint(
   const tokenizer = checkpoint.tokenizer && createTokenizer?.(checkpoint.tokenizer);
   if (tokenizer) checkTokenizer(tokenizer, checkpoint, name);
   const place = withLimit(platform, options);
-  const { backend, unavailable } = await createBackend(parts.backends, options.backend ?? "auto", place);
+  const { backend, unavailable } = await createBackend(parts.backends, options.backend ?? "auto", place, {
+    threads: options.threads,
+    weightBytes: checkpoint.entries().reduce((total, { bytes }) => total + bytes, 0),
+  });
   try {
     const makePlan = (changes: Pick<LoadOptions, "contextLength" | "kvCache">): MemoryPlan =>
       planMemory(config, specs, entries, backend, {
@@ -185,6 +188,7 @@ function withLimit(platform: Platform, { memoryLimitBytes }: LoadOptions): Platf
     wasm: (url, signal) => platform.wasm(url, signal),
     now: () => platform.now(),
     yield: () => platform.yield(),
+    ...(platform.threads && { threads: platform.threads }),
     memoryLimitBytes,
   };
 }

@@ -27,6 +27,11 @@ export interface LoadOptions {
   kvCache?: KvType;
   /** Full contexts that the cache holds, for generations that run at the same time. @default 1 */
   sequences?: number;
+  /**
+   * Threads of the WebAssembly backend, at most as many as there are processors; results do not depend on it. "auto": as many as serve the model,
+   * one where threads cannot share memory. @default "auto"
+   */
+  threads?: number | "auto";
   /** Memory that the model may take. @default the platform's */
   memoryLimitBytes?: number;
   /** Asked before the engine's own. */
@@ -114,6 +119,8 @@ const loadRules: Rules<LoadOptions> = {
   contextLength: integer(1, largest),
   kvCache: oneOf("f32", "f16", "q8_0"),
   sequences: integer(1, 1024),
+  threads: (value) =>
+    value === "auto" ? undefined : integer(1, 1024)(value) && 'a whole number from 1 to 1024, or "auto"',
   memoryLimitBytes: integer(1, largest),
   plugins: array,
   selfCheck: boolean,

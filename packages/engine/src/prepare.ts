@@ -2,6 +2,7 @@ import {
   type Architecture,
   type Backend,
   type BackendFactory,
+  type BackendOptions,
   type Checkpoint,
   type FileSet,
   type Format,
@@ -87,14 +88,15 @@ export async function createBackend(
   factories: readonly BackendFactory[],
   wanted: string,
   platform: Platform,
+  options: BackendOptions = {},
 ): Promise<ChosenBackend> {
   const candidates = wanted === "auto" ? factories : factories.filter((factory) => factory.name === wanted);
   const reasons: string[] = [];
   let cause: unknown;
   for (const factory of candidates) {
     try {
-      const probe = await factory.probe(platform);
-      if (probe.available) return { backend: await factory.create(platform), unavailable: reasons };
+      const probe = await factory.probe(platform, options);
+      if (probe.available) return { backend: await factory.create(platform, options), unavailable: reasons };
       reasons.push(`${factory.name}: ${probe.reason ?? "it gave no reason"}`);
     } catch (error) {
       // A backend that breaks while starting is as good as absent, but is named.

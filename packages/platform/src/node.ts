@@ -8,6 +8,7 @@ import { type NetworkOptions, networkFiles, storeOf } from "./locations.ts";
 import { schemeOf, unknownScheme } from "./names.ts";
 import { folderCache } from "./node-cache.ts";
 import { localFiles } from "./node-files.ts";
+import { nodeThreads } from "./node-threads.ts";
 
 export { cacheFolder, folderCache } from "./node-cache.ts";
 export { fileSource } from "./node-files.ts";
@@ -54,6 +55,7 @@ export function nodePlatform(name: string, options: PlatformOptions): Platform {
       }
       return WebAssembly.compile(await response.arrayBuffer());
     },
+    threads: nodeThreads(),
     now: () => performance.now(),
     yield: () => new Promise((done) => setImmediate(done)),
     memoryLimitBytes: memoryLimitBytes ?? Math.floor(machineMemory() * 0.8),

@@ -6,6 +6,7 @@ import { memoryPresets } from "./memory.ts";
 import { schemeOf, unknownScheme } from "./names.ts";
 import { opfsCache } from "./opfs-cache.ts";
 import { webCache } from "./web-cache.ts";
+import { webThreads } from "./web-threads.ts";
 
 export * from "./sources.ts";
 export type { NetworkOptions };
@@ -46,6 +47,7 @@ export function webPlatform(traits: Traits, options: PlatformOptions): Platform 
   const { cache: wanted, memoryLimitBytes = traits.memoryLimitBytes, ...rest } = options;
   const cache = storeOf(wanted, defaultCache);
   const network = { ...rest, ...(cache && { cache }) };
+  const threads = traits.canCompile ? webThreads() : undefined;
   return {
     name: traits.name,
     files(location, signal): Promise<FileSet> {
@@ -58,6 +60,7 @@ export function webPlatform(traits: Traits, options: PlatformOptions): Platform 
       if (!traits.canCompile) return Promise.reject(cannotCompile(traits.name));
       return compile(url, options.fetch ?? globalThis.fetch.bind(globalThis), signal);
     },
+    ...(threads && { threads }),
     now: () => performance.now(),
     yield: turn,
     memoryLimitBytes,

@@ -2,13 +2,13 @@
 export type InitInput = RequestInfo | URL | Response | BufferSource | WebAssembly.Module;
 
 export interface InitOutput {
-  readonly embed_rows: (a: number, b: number, c: number, d: number) => void;
+  readonly embed_rows: (a: number, b: number, c: number, d: number, e: number) => void;
   readonly __indirect_function_table: WebAssembly.Table;
   readonly dot_trial: (a: number, b: number) => void;
-  readonly linear: (a: number) => void;
+  readonly linear: (a: number, b: number) => void;
   readonly prefer_wide: (a: number) => void;
   readonly activation_bytes: (a: number, b: number) => number;
-  readonly activation_quantize: (a: number, b: number, c: number, d: number, e: number) => number;
+  readonly activation_quantize: (a: number, b: number, c: number, d: number, e: number, f: number) => void;
   readonly pack_rows: (a: number) => number;
   readonly pack_dense: (a: number) => number;
   readonly run: (a: number, b: number) => number;
@@ -27,12 +27,12 @@ export interface InitOutput {
 export function createMemory(maximumPages?: number): WebAssembly.Memory;
 export function initSync(input: { module: BufferSource | WebAssembly.Module } | BufferSource | WebAssembly.Module, memory?: WebAssembly.Memory): InitOutput;
 export default function init(input?: { module_or_path: InitInput | Promise<InitInput> } | InitInput | Promise<InitInput>, memory?: WebAssembly.Memory): Promise<InitOutput>;
-export function embed_rows(a: number, b: number, c: number, d: number): void;
+export function embed_rows(a: number, b: number, c: number, d: number, e: number): void;
 export function dot_trial(a: number, b: number): void;
-export function linear(a: number): void;
+export function linear(a: number, b: number): void;
 export function prefer_wide(a: number): void;
 export function activation_bytes(a: number, b: number): number;
-export function activation_quantize(a: number, b: number, c: number, d: number, e: number): number;
+export function activation_quantize(a: number, b: number, c: number, d: number, e: number, f: number): void;
 export function pack_rows(a: number): number;
 export function pack_dense(a: number): number;
 export function run(a: number, b: number): number;

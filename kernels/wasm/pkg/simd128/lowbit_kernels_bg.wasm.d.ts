@@ -1,11 +1,11 @@
 // Written by generate/glue.ts from the module's sections.
-export const embed_rows: (a: number, b: number, c: number, d: number) => void;
+export const embed_rows: (a: number, b: number, c: number, d: number, e: number) => void;
 export const __indirect_function_table: WebAssembly.Table;
 export const dot_trial: (a: number, b: number) => void;
-export const linear: (a: number) => void;
+export const linear: (a: number, b: number) => void;
 export const prefer_wide: (a: number) => void;
 export const activation_bytes: (a: number, b: number) => number;
-export const activation_quantize: (a: number, b: number, c: number, d: number, e: number) => number;
+export const activation_quantize: (a: number, b: number, c: number, d: number, e: number, f: number) => void;
 export const pack_rows: (a: number) => number;
 export const pack_dense: (a: number) => number;
 export const run: (a: number, b: number) => number;
