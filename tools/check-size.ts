@@ -110,19 +110,19 @@ export const ceilings: readonly Ceiling[] = [
   {
     name: "@lowbit/kernels-wasm",
     file: "kernels/wasm/src/index.ts",
-    gzipBytes: 15_000,
-    reason: "memory, repacking and the recorder; the modules are weighed below",
+    gzipBytes: 16_500,
+    reason: "memory, repacking, the recorder and threads; the modules are weighed below",
   },
   {
     name: "@lowbit/kernels-wasm, relaxed module",
     file: "kernels/wasm/pkg/relaxed/lowbit_kernels_bg.wasm",
-    gzipBytes: 45_000,
+    gzipBytes: 38_000,
     reason: "dot products for each code width, group and tile, unrolled",
   },
   {
     name: "@lowbit/kernels-wasm, simd128 module",
     file: "kernels/wasm/pkg/simd128/lowbit_kernels_bg.wasm",
-    gzipBytes: 45_000,
+    gzipBytes: 38_000,
     reason: "the same without relaxed SIMD",
   },
   {
@@ -135,7 +135,7 @@ export const ceilings: readonly Ceiling[] = [
     name: "lowbit in a web page",
     file: "packages/lowbit/src/index.ts",
     whole: true,
-    gzipBytes: 200_000,
+    gzipBytes: 204_000,
     reason:
       "readers and writers of every format, conversion, the template engine, structured output (19 kB), sources and caches; without the modules",
   },
@@ -143,9 +143,9 @@ export const ceilings: readonly Ceiling[] = [
     name: "a web page that runs GGUF",
     file: "tools/gguf-page.ts",
     whole: true,
-    gzipBytes: 108_000,
+    gzipBytes: 112_000,
     reason:
-      "what a page downloads that puts its own engine together: engine, kernels, GGUF with its writer, tokenizers, sources and caches (13 kB)",
+      "what a page downloads that puts its own engine together: engine, kernels, GGUF with its writer, tokenizers, sources and caches (13 kB); with a module, 150 kB in all",
   },
   {
     name: "@lowbit/server",
@@ -170,7 +170,7 @@ export const ceilings: readonly Ceiling[] = [
     name: "@lowbit/ai-provider in a web page",
     file: "packages/ai-provider/src/index.ts",
     whole: true,
-    gzipBytes: 210_000,
+    gzipBytes: 214_000,
     reason:
       "lowbit itself, which is a chunk of its own and loaded for locations alone, and the AI SDK's errors (3 kB)",
   },

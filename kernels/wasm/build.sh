@@ -46,7 +46,7 @@ export EMCC_READ_METADATA=python NODE_PATH=/usr/share/nodejs
 export PATH="$binaryen/bin:$PATH"
 
 # No floating-point contraction or reassociation: both builds must compute the same bits.
-compile=(-O3 -std=c17 -ffreestanding -fno-builtin -ffp-contract=off -fno-math-errno
+compile=(-std=c17 -ffreestanding -fno-builtin -ffp-contract=off -fno-math-errno
   -mbulk-memory -msign-ext -mnontrapping-fptoint -msimd128
   -Wall -Wextra -Werror -Wno-version-check "-ffile-prefix-map=$here=.")
 # -O1: a stronger wasm-opt would order the kernels by their expression trees again (see generate/kernels.ts).
@@ -73,7 +73,12 @@ build() { # variant, extra compile flags
     esac
     local object="$work/$variant/$(basename "$source" .c).o"
     objects+=("$object")
-    emcc "${compile[@]}" "-I$here/c" "$@" -c "$source" -o "$object"
+    local effort=-O3
+    case $(basename "$source" .c) in
+      # Nothing in them takes long: what they weigh counts more.
+      embed | linear | linear-dense | ops | run | selftest) effort=-Os ;;
+    esac
+    emcc "${compile[@]}" "$effort" "-I$here/c" "$@" -c "$source" -o "$object"
   done
   case $variant in
     *-threads) wasm-ld-19 "${link_shared[@]}" "${objects[@]}" -o "$work/$variant/lowbit_kernels_bg.wasm" ;;

@@ -1,6 +1,7 @@
 import type { AttentionOptions, LowbitError, TokenBatch } from "@lowbit/core";
 import { encodeBatch, kvTypes, type WasmKv } from "./kv.ts";
-import { misuse, Op, type Recorder, real, type WasmTensor } from "./recorder.ts";
+import { misuse, Op, type Recorder, real } from "./recorder.ts";
+import type { WasmTensor } from "./tensor.ts";
 
 /** The export that tells how much scratch memory attention needs. */
 export interface AttentionExports {

@@ -14,7 +14,8 @@ import { kvBytes, pageLayout, type WasmKv } from "./kv.ts";
 import { addressableBytes, Heap, pageBytes } from "./memory.ts";
 import { type ChosenModule, modulePages } from "./modules.ts";
 import { createOps } from "./ops.ts";
-import { misuse, Recorder, WasmTensor } from "./recorder.ts";
+import { misuse, Recorder } from "./recorder.ts";
+import { WasmTensor } from "./tensor.ts";
 import { startTeam, type Team, type TeamExports } from "./threads.ts";
 import { createWeights, type WasmWeight, type WeightExports } from "./weights.ts";
 

@@ -2,7 +2,8 @@ import type { Activation, AttentionOptions, LowbitError, Ops, Tensor, Weight } f
 import { AttentionRecorder } from "./attention.ts";
 import type { WasmKv } from "./kv.ts";
 import { byElements, byProductRows } from "./phases.ts";
-import { misuse, Op, type Recorder, real, type WasmTensor } from "./recorder.ts";
+import { misuse, Op, type Recorder, real } from "./recorder.ts";
+import type { WasmTensor } from "./tensor.ts";
 import { activationBytes, type WasmWeight } from "./weights.ts";
 
 const activations: Readonly<Record<Activation, number>> = {

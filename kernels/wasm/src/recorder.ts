@@ -2,6 +2,7 @@ import { LowbitError, type Tensor } from "@lowbit/core";
 import { Arena } from "./arena.ts";
 import type { Heap } from "./memory.ts";
 import { byBlocks, Phases, type Sharing } from "./phases.ts";
+import { WasmTensor } from "./tensor.ts";
 
 /** Operation codes, as in c/run.c. */
 export const Op = {
@@ -39,45 +40,6 @@ const maxEntryWords = 2 ** 24 - 1;
 
 /** A longer list gives its memory back after its pass: a prompt of 512 tokens makes about half of it. */
 const idleListWords = 2 ** 18;
-
-/** A tensor in WebAssembly memory. */
-export class WasmTensor implements Tensor {
-  /** The pass memory that it lives in; tells backends' tensors apart. */
-  readonly owner: Recorder;
-  readonly rows: number;
-  readonly columns: number;
-  readonly type: "f32" | "i32";
-  readonly address: number;
-  /** Lives until `free`, not until its scope ends. */
-  readonly persistent: boolean;
-  /** i32: all values are below it. */
-  readonly bound: number;
-  /** Address of the quantized form, once a linear asked for it; 0 before. */
-  quantized = 0;
-  quantizedBytes = 0;
-  /** Its columns in other orders, by the order's address. */
-  readonly permuted: Map<number, WasmTensor> = new Map();
-  released = false;
-
-  get bytes(): number {
-    return this.rows * this.columns * 4;
-  }
-
-  constructor(
-    owner: Recorder,
-    shape: { rows: number; columns: number; type: "f32" | "i32"; bound?: number },
-    address: number,
-    persistent: boolean,
-  ) {
-    this.owner = owner;
-    this.rows = shape.rows;
-    this.columns = shape.columns;
-    this.type = shape.type;
-    this.bound = shape.bound ?? 0;
-    this.address = address;
-    this.persistent = persistent;
-  }
-}
 
 const float = new Float32Array(1);
 const floatBits = new Int32Array(float.buffer);

@@ -152,7 +152,8 @@ describe("load", () => {
     [{ sequences: 0 }, "sequences"],
     [{ memoryLimitBytes: -5 }, "memoryLimitBytes"],
     [{ onProgress: 1 }, "onProgress"],
-    [{ threads: 4 }, "unknown-option"],
+    [{ threads: 0 }, "threads"],
+    [{ thread: 4 }, "unknown-option"],
   ];
   it.each(wrong)("refuses %o", async (options, reason) => {
     const { load, format, backend } = scripted();
