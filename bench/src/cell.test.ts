@@ -1,0 +1,64 @@
+import { mkdtempSync, rmSync } from "node:fs";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import { fileURLToPath } from "node:url";
+import { chromiumWanted } from "@lowbit/testing/chromium";
+import { writeTinyModel } from "@lowbit/testing/tiny-model";
+import { afterAll, beforeAll, expect, it } from "vitest";
+import { runCell } from "./cell.ts";
+import { bundleEngines } from "./engines/bundle.ts";
+import { described } from "./models.ts";
+import { defaults } from "./plan.ts";
+
+let folder = "";
+// Below this package, whose dependencies the bundles find from there.
+const dist = fileURLToPath(new URL("../dist/test", import.meta.url));
+beforeAll(async () => {
+  folder = mkdtempSync(join(tmpdir(), "lowbit-bench-"));
+  await bundleEngines(dist);
+});
+afterAll(() => rmSync(folder, { recursive: true, force: true }));
+
+it("every engine that is there has its passes on one file, and the others have reasons", async () => {
+  const path = join(folder, "tiny.gguf");
+  await writeTinyModel(path, { architecture: "llama", vocabularySize: 400, contextLength: 512 });
+  const engines = ["lowbit", "node-llama-cpp", ...(chromiumWanted ? ["lowbit-chromium"] : [])];
+  const model = await described(path);
+  expect(model.kvBytes).toBe(2 * 2 * 2 * 16 * 2);
+  const result = await runCell(
+    {
+      ...{ ...defaults, shape: path, type: "", threads: 1, engines, prompts: [40], contexts: [40, 96] },
+      ...{ decodeTokens: 4, rounds: 2, loads: 2, quietLimitMs: 0 },
+    },
+    model,
+    () => {},
+    dist,
+  );
+  expect(result.absent).toEqual({});
+  expect(result.engines.map(({ name }) => name)).toEqual(engines);
+  for (const engine of result.engines) {
+    expect(engine.loadMs, engine.name).toHaveLength(2);
+    expect(Object.keys(engine.prefill), engine.name).toEqual(["40"]);
+    expect(Object.keys(engine.decode), engine.name).toEqual(["40", "96"]);
+    for (const { samples } of [...Object.values(engine.prefill), ...Object.values(engine.decode)]) {
+      expect(samples, engine.name).toHaveLength(2);
+      expect(Math.min(...samples), engine.name).toBeGreaterThan(0);
+    }
+    for (const [i, load] of engine.loadMs.entries())
+      expect(engine.openToFirstTokenMs[i], engine.name).toBeGreaterThan(load);
+    expect(engine.omitted, engine.name).toEqual({});
+    expect(engine.downloadBytes === undefined, engine.name).toBe(engine.name !== "lowbit-chromium");
+  }
+  expect(result.bandwidth.bytesPerSecond).toBeGreaterThan(1e8);
+  // Before memory is read, and before each round of either kind.
+  expect(result.gates).toHaveLength(5);
+});
+
+it("an engine that fails is left out with what it said", async () => {
+  const path = join(folder, "tiny.gguf");
+  const model = { ...(await described(path)), path: join(folder, "gone.gguf") };
+  const cell = { ...defaults, shape: path, type: "", threads: 1, engines: ["lowbit"], quietLimitMs: 0 };
+  const { absent, engines } = await runCell({ ...cell, rounds: 1 }, model, () => {}, dist);
+  expect(engines).toEqual([]);
+  expect(absent.lowbit).toContain("gone.gguf");
+});
