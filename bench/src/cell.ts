@@ -50,6 +50,8 @@ export async function runCell(
     await gate();
     bandwidth = await readBandwidth(cell.threads);
     await startAll(cell, model, dist, runners, absent, say);
+    // What engines show while they warm up decides how much they are asked for.
+    await gate();
     for (const runner of runners) await warm(runner, cell, model, say);
     await measurePrompts(cell, model, runners, gate, say);
     for (const context of cell.contexts) {
@@ -142,7 +144,8 @@ async function warm(runner: Runner, cell: Cell, model: BenchModel, say: Say): Pr
     runner.rates = ratesOf(await runner.contestant.pass(request));
   };
   await pass(32, 4, 9998);
-  if (passMs(warmUp, runner.rates) < cell.limitMs) await pass(warmUp.promptTokens, warmUp.decodeTokens, 9997);
+  if (passMs(warmUp, runner.rates) < limitOf(runner, cell))
+    await pass(warmUp.promptTokens, warmUp.decodeTokens, 9997);
 }
 
 function ratesOf(pass: Pass): Rates {
@@ -167,7 +170,7 @@ async function measurePrompts(
     for (const promptTokens of cell.prompts) {
       const decodeTokens = cell.contexts.includes(promptTokens) ? cell.decodeTokens : 0;
       const wanted = { promptTokens, decodeTokens, rounds: cell.rounds };
-      const sizing = sizePasses(wanted, runner.rates, cell.limitMs, true);
+      const sizing = sizePasses(wanted, runner.rates, limitOf(runner, cell), true);
       if ("reason" in sizing) runner.omitted[`prompt ${promptTokens}`] = sizing.reason;
       else own.set(promptTokens, sizing);
     }
@@ -190,7 +193,7 @@ async function measurePrompts(
   }
 }
 
-/** Decoding behind a long text, which each engine reads once and then keeps. */
+/** Decoding behind a long text, which each engine reads once and then keeps, if that takes no more than half of its time. */
 async function measureContext(
   context: number,
   cell: Cell,
@@ -203,7 +206,7 @@ async function measureContext(
   const ready: Runner[] = [];
   for (const runner of runners) {
     const wanted = { promptTokens: context, decodeTokens: cell.decodeTokens, rounds: 1 };
-    const sizing = sizePasses(wanted, runner.rates, cell.limitMs, false);
+    const sizing = sizePasses(wanted, runner.rates, limitOf(runner, cell) / 2, false);
     if ("reason" in sizing) {
       runner.omitted[`context ${context}`] = sizing.reason;
       continue;
@@ -279,6 +282,10 @@ function resultOf(runner: Runner): EngineResult {
     decode,
     omitted,
   };
+}
+
+function limitOf({ name }: Runner, { limitMs }: Cell): number {
+  return limitMs * (engines[name]?.share ?? 1);
 }
 
 function titleOf({ name }: Runner): string {

@@ -42,20 +42,20 @@ export const mainTypes: readonly string[] = ["Q4_0", "Q4_K_M", "Q8_0"];
 
 /**
  * Everything, the cells that claims rest on first: five rounds and the time they take. The others show how it is elsewhere, in two rounds
- * and as much of them as fits in seconds. The current wllama, several times slower than its older build, is in one type of each shape.
+ * and as much of them as fits in seconds, types beyond the main ones with the first number of threads alone. The current wllama, several times slower than its older build, is in one type of each shape.
  */
 export function matrix(threads: readonly number[]): Cell[] {
   const main = mainTypes.flatMap((type) =>
     threads.map((count): Cell => {
       const engines = type === "Q4_0" ? allEngines : allEngines.filter((name) => name !== "wllama");
-      const loads = type === "Q4_K_M" ? 5 : 1;
+      const loads = type === "Q4_K_M" && count === 1 ? 5 : 1;
       return { ...defaults, shape: mainShape, type, threads: count, engines, loads };
     }),
   );
-  const brief = { ...defaults, rounds: 2, limitMs: 10_000, quietLimitMs: 5_000 };
+  const brief = { ...defaults, rounds: 2, limitMs: 6_000, quietLimitMs: 3_000 };
   const others = (shape: ShapeName, types: readonly string[]): Cell[] =>
     types.flatMap((type) =>
-      threads.map((count): Cell => {
+      (mainTypes.includes(type) ? threads : threads.slice(0, 1)).map((count): Cell => {
         const folder = !/^Q/.test(type);
         const engines = folder
           ? lowbitEngines
@@ -84,7 +84,7 @@ export function quick(threads: readonly number[]): Cell[] {
     contexts: [128, 512],
     decodeTokens: 16,
     rounds: 2,
-    limitMs: 8_000,
+    limitMs: 12_000,
     quietLimitMs: 1_000,
   }));
 }
