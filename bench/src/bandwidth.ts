@@ -29,7 +29,7 @@ export function readModule(): Uint8Array<ArrayBuffer> {
   }
 }
 
-/** In each thread: says when its memory is there, reads it over and over until told, and says how often it has. */
+/** In each thread: says when its memory is there, reads it over and over for a while that begins for all at once, and says how much that was. */
 const script = `
 const { parentPort, workerData } = require("node:worker_threads");
 const { exports } = new WebAssembly.Instance(new WebAssembly.Module(workerData.code));
@@ -37,11 +37,12 @@ const bytes = exports.memory.buffer.byteLength;
 // Pages that were never written are all the same page.
 new Uint8Array(exports.memory.buffer).fill(1);
 for (let i = 0; i < 8; i++) exports.read(0, bytes);
-parentPort.on("message", (end) => {
+parentPort.on("message", ({ start, ms }) => {
+  while (Date.now() < start);
   let done = 0;
-  const begin = Date.now();
-  while (Date.now() < end) { exports.read(0, bytes); done += bytes; }
-  parentPort.postMessage({ bytes: done, ms: Date.now() - begin });
+  const begin = performance.now();
+  do { exports.read(0, bytes); done += bytes; } while (performance.now() - begin < ms);
+  parentPort.postMessage({ bytes: done, ms: performance.now() - begin });
 });
 parentPort.postMessage("ready");
 `;
@@ -67,10 +68,10 @@ export async function readBandwidth(threads: number, trials = 5, trialMs = 400):
     await Promise.all(workers.map((worker) => reply(worker)));
     let best = 0;
     for (let trial = 0; trial < trials; trial++) {
-      const end = Date.now() + trialMs;
+      const request = { start: Date.now() + 20, ms: trialMs };
       const results = workers.map(async (worker) => {
         const answer = reply(worker);
-        worker.postMessage(end);
+        worker.postMessage(request);
         return (await answer) as { bytes: number; ms: number };
       });
       const rates = (await Promise.all(results)).map(({ bytes, ms }) => (bytes / ms) * 1000);

@@ -25,16 +25,26 @@ interface Runner {
   readonly decode: Record<string, Series>;
   readonly omitted: Record<string, string>;
   rates: Rates;
+  /** A pass has failed: what was measured before stands. */
+  failed: boolean;
 }
 
-export type Say = (text: string) => void;
+type Say = (text: string) => void;
+
+export interface CellOptions {
+  /** Told what goes on. */
+  readonly say: Say;
+  /** Where the engines' bundles are. @default where `bundleEngines` puts them */
+  readonly dist?: string;
+  /** @default readBandwidth */
+  readonly measureMemory?: (threads: number) => Promise<Bandwidth>;
+}
 
 /** Measures all engines on one file: starts them anew, warms them up, and gives each its passes, turn by turn in rounds. */
 export async function runCell(
   cell: Cell,
   model: BenchModel,
-  say: Say,
-  dist: string = bundles,
+  { say, dist = bundles, measureMemory = readBandwidth }: CellOptions,
 ): Promise<CellResult> {
   const begin = performance.now();
   const absent: Record<string, string> = {};
@@ -48,11 +58,12 @@ export async function runCell(
   let bandwidth: Bandwidth;
   try {
     await gate();
-    bandwidth = await readBandwidth(cell.threads);
+    bandwidth = await measureMemory(cell.threads);
     await startAll(cell, model, dist, runners, absent, say);
     // What engines show while they warm up decides how much they are asked for.
     await gate();
-    for (const runner of runners) await warm(runner, cell, model, say);
+    for (const runner of runners)
+      await attempt(runner, "the warming up", () => warm(runner, cell, model, say));
     await measurePrompts(cell, model, runners, gate, say);
     for (const context of cell.contexts) {
       if (!cell.prompts.includes(context)) await measureContext(context, cell, model, runners, gate, say);
@@ -122,6 +133,17 @@ function reasonOf(error: unknown): string {
   return (message.split("\n")[0] as string).replace(/^page\.evaluate: (Error: )?/, "");
 }
 
+/** Goes on without an engine that fails, and says so. */
+async function attempt(runner: Runner, what: string, body: () => Promise<void>): Promise<void> {
+  if (runner.failed) return;
+  try {
+    await body();
+  } catch (error) {
+    runner.failed = true;
+    runner.omitted[`from ${what} on`] = reasonOf(error);
+  }
+}
+
 function newRunner(name: string, contestant: Contestant): Runner {
   return {
     name,
@@ -133,6 +155,7 @@ function newRunner(name: string, contestant: Contestant): Runner {
     decode: {},
     omitted: {},
     rates: { prefill: 1, decode: 1 },
+    failed: false,
   };
 }
 
@@ -165,6 +188,7 @@ async function measurePrompts(
 ): Promise<void> {
   const sizings = new Map<Runner, Map<number, Sizing>>();
   for (const runner of runners) {
+    if (runner.failed) continue;
     const own = new Map<number, Sizing>();
     sizings.set(runner, own);
     for (const promptTokens of cell.prompts) {
@@ -181,13 +205,15 @@ async function measurePrompts(
     for (const runner of turned(runners, round)) {
       for (const [size, sizing] of sizings.get(runner) ?? []) {
         if (round >= sizing.rounds) continue;
-        const prompt = promptOf(sizing.promptTokens, round * 7 + size, model.vocabularySize);
-        const { decodeTokens } = sizing;
-        const { pass, busy } = await timed(runner, cell, { prompt, decodeTokens, keep: false });
-        const marked = disturbed || busy;
-        add(runner.prefill, size, sizing.promptTokens, rate(pass, "prompt"), marked);
-        runner.firstTokenMs[size] = [...(runner.firstTokenMs[size] ?? []), pass.firstTokenMs];
-        if (decodeTokens > 0) add(runner.decode, size, sizing.promptTokens, rate(pass, "decode"), marked);
+        const { promptTokens, decodeTokens } = sizing;
+        const prompt = promptOf(promptTokens, round * 7 + size, model.vocabularySize);
+        await attempt(runner, `prompt ${size}`, async () => {
+          const { pass, busy } = await timed(runner, cell, { prompt, decodeTokens, keep: false });
+          const marked = disturbed || busy;
+          add(runner.prefill, size, promptTokens, rate(pass, "prompt"), marked);
+          runner.firstTokenMs[size] = [...(runner.firstTokenMs[size] ?? []), pass.firstTokenMs];
+          if (decodeTokens > 0) add(runner.decode, size, promptTokens, rate(pass, "decode"), marked);
+        });
       }
     }
   }
@@ -211,21 +237,24 @@ async function measureContext(
       runner.omitted[`context ${context}`] = sizing.reason;
       continue;
     }
+    if (runner.failed) continue;
     say(`${titleOf(runner)} reads ${context} tokens`);
-    await runner.contestant.pass({ prompt, decodeTokens: 4, keep: true });
-    ready.push(runner);
+    await attempt(runner, `context ${context}`, async () => {
+      await runner.contestant.pass({ prompt, decodeTokens: 4, keep: true });
+      ready.push(runner);
+    });
   }
   for (let round = 0; round < cell.rounds; round++) {
     say(`round ${round + 1} of ${cell.rounds} at ${context} tokens`);
     const disturbed = await gate();
     for (const runner of turned(ready, round)) {
       const request = { prompt, decodeTokens: cell.decodeTokens, keep: true };
-      const { pass, busy } = await timed(runner, cell, request);
-      if (pass.promptTokens > context / 4)
-        throw new Error(
-          `${titleOf(runner)} read ${pass.promptTokens} tokens again that it should have kept.`,
-        );
-      add(runner.decode, context, context, rate(pass, "decode"), disturbed || busy);
+      await attempt(runner, `context ${context}`, async () => {
+        const { pass, busy } = await timed(runner, cell, request);
+        if (pass.promptTokens > context / 4)
+          throw new Error(`it read ${pass.promptTokens} tokens again that it should have kept`);
+        add(runner.decode, context, context, rate(pass, "decode"), disturbed || busy);
+      });
     }
   }
 }

@@ -47,7 +47,7 @@ export interface Contestant extends Engine, Started {
 }
 
 export interface StartOptions {
-  /** Path of a GGUF file or a folder. */
+  /** Path of a GGUF file or a folder; in a page, the address of the file or of a folder, with a slash at its end. */
   readonly modelPath: string;
   readonly contextLength: number;
   readonly threads: number;

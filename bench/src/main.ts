@@ -40,7 +40,7 @@ async function run({
     const model = isShape(cell.shape) ? await benchModel(cell.shape, cell.type) : await described(cell.shape);
     if (prepare) continue;
     if (!model.isFolder) await readOnce(model.path);
-    const result = await runCell(cell, model, say);
+    const result = await runCell(cell, model, { say });
     measuredMs += result.seconds * 1000;
     done = [...done.filter((other) => !sameCell(other, cell)), result];
     writeRun(out, { schema: 1, machine, command, cells: done });

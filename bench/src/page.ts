@@ -192,7 +192,7 @@ function starts(cells: readonly CellResult[], titles: Titles): string {
   return `## Start, memory, download
 
 Load is from an open file to a model that can run, "open to first token" from there to the first token after a prompt of eight; pages have fetched
-a file before, but read folders from a server on the same machine. Peak is the largest resident set of any one process of the engine, at the end of all measurements. Download is what a page fetched to run the engine,
+the files before. Peak is the largest resident set of any one process of the engine, at the end of all measurements. Download is what a page fetched to run the engine,
 scripts and modules, gzipped.
 
 ${markdownTable(head, rows)}`;

@@ -43,6 +43,18 @@ it("downloads are scripts and modules, each once, and not the model", async () =
   expect(server.downloadBytes()).toBe(gzipSync(script, { level: 9 }).byteLength);
 });
 
+it("a folder tells what it holds", async () => {
+  const other = await serveAssets({ html: "", folders: {}, modelPath: folder });
+  try {
+    const names = (await (await fetch(`${other.base}/model/`)).json()) as string[];
+    expect(names.sort()).toEqual(["a.js", "model.gguf"]);
+    expect(await (await fetch(`${other.base}/model/a.js`)).text()).toBe(script);
+    expect(other.downloadBytes()).toBe(0);
+  } finally {
+    other.close();
+  }
+});
+
 it("what is not there is not found", async () => {
   for (const path of ["/esm/b.js", "/other", "/esm/..%2f..%2fetc/passwd"])
     expect((await fetch(`${server.base}${path}`)).status).toBe(404);

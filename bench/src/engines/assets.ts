@@ -1,4 +1,4 @@
-import { createReadStream, existsSync, readFileSync, statSync } from "node:fs";
+import { createReadStream, existsSync, readdirSync, readFileSync, statSync } from "node:fs";
 import { createServer, type IncomingMessage, type ServerResponse } from "node:http";
 import type { AddressInfo } from "node:net";
 import { extname, join, normalize } from "node:path";
@@ -15,7 +15,7 @@ export interface Assets {
   readonly html: string;
   /** Folders of scripts and modules, by where they are seen. */
   readonly folders: Readonly<Record<string, string>>;
-  /** A file, or a folder, that is seen as /model.gguf or /model/. */
+  /** A file that is seen as /model.gguf, or a folder that is seen as /model/, where the names of its files are. */
   readonly modelPath: string;
 }
 
@@ -45,6 +45,12 @@ export async function serveAssets({ html, folders, modelPath }: Assets): Promise
     const path = normalize(decodeURIComponent(new URL(request.url ?? "/", "http://host").pathname));
     if (path === "/") {
       response.writeHead(200, { "content-type": "text/html" }).end(html);
+      return;
+    }
+    if (path === "/model/" && existsSync(modelPath) && statSync(modelPath).isDirectory()) {
+      response
+        .writeHead(200, { "content-type": "application/json" })
+        .end(JSON.stringify(readdirSync(modelPath)));
       return;
     }
     const file = fileOf(path);

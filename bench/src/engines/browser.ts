@@ -1,3 +1,4 @@
+import { statSync } from "node:fs";
 import { fileURLToPath } from "node:url";
 import { chromium as chromiumPath } from "@lowbit/testing/chromium";
 import { type Browser, type BrowserServer, chromium } from "playwright-core";
@@ -42,7 +43,7 @@ export async function startPage(
     await page.waitForFunction("globalThis.ready === true && crossOriginIsolated");
     const call = <T>(name: string, value: unknown): Promise<T> =>
       page.evaluate<T>(`${name}(${JSON.stringify(value)})`);
-    const model = modelPath.endsWith(".gguf") ? "/model.gguf" : "/model/config.json";
+    const model = statSync(modelPath).isDirectory() ? "/model/" : "/model.gguf";
     const started = await call<Started>("start", { ...options, modelPath: `${server.base}${model}` });
     const { pid } = browserServer.process();
     return {

@@ -1,3 +1,4 @@
+import { statSync } from "node:fs";
 import { chromium, chromiumWanted } from "@lowbit/testing/chromium";
 import type { Contestant, StartOptions } from "../contestant.ts";
 import { installed, startPage } from "./browser.ts";
@@ -31,7 +32,8 @@ export const engines: Readonly<Record<string, EngineEntry>> = {
     folders: true,
     share: 1,
     start: (options, dist) => {
-      const html = lowbitPage(options.modelPath.endsWith(".gguf") ? "gguf-worker" : "folder-worker");
+      const isFolder = statSync(options.modelPath).isDirectory();
+      const html = lowbitPage(isFolder ? "folder-worker" : "gguf-worker");
       const folders = { "/page/": `${dist}/page/`, "/pkg/": `${dist}/pkg/` };
       return startPage({ version: version("lowbit"), html, folders }, options);
     },
