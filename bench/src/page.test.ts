@@ -77,7 +77,7 @@ describe("the page", () => {
   });
 
   it("has every figure with its range, and what starting takes", () => {
-    expect(rows).toContain("| Q4_0 | 1 | lowbit, Node.js | 200 [100–300] | 50.0 | 40.0 | 2560 |");
+    expect(rows).toContain("| Q4_0 | 1 | lowbit, Node.js | 1 to 3 | 200 [100–300] | 50.0 | 40.0 | 2560 |");
     expect(rows).toContain(
       "| qwen2.5-0.5b | Q4_0 | lowbit, Node.js | 3 | 1000 [900–1100] | 1200 | 400 | 350 | – |",
     );
@@ -119,6 +119,14 @@ it("the fastest reading of memory counts for every cell", () => {
   expect(pageOf(run(cell(1, 1), slow), titles).markdown).toContain(
     "| qwen2.5-0.5b | Q8_0 | 1 | Node.js | 340 | 100 |",
   );
+});
+
+it("a ratio to shorter passes is in italics", () => {
+  const { engines } = cell(1, 1);
+  const shorter = engine("wllama231", 20, 25, { prefill: { 512: series(128, 25) } });
+  const { markdown } = pageOf(run(cell(1, 1, { engines: [...engines.slice(0, 2), shorter] })), titles);
+  expect(markdown).toContain("| qwen2.5-0.5b | Q4_0 | 1 | 512 | *8.00×* | *6.40×* | – | – |");
+  expect(markdown).toContain("| qwen2.5-0.5b | Q4_0 | 1 | 128 | 2.50× | 2.00× | – | – |");
 });
 
 it("medians leave disturbed rounds out where enough others are left", () => {

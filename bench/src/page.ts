@@ -85,16 +85,20 @@ function ratios(cells: readonly CellResult[]): string {
   const table = (part: "prefill" | "decode", sizes: readonly string[]): string => {
     const rows = cells.flatMap((cell) =>
       sizes.flatMap((size) => {
-        const values = pairs.map(({ own, peer }) =>
-          ratio(find(cell, own), find(cell, peer), (engine) => engine[part][size]),
-        );
-        return values.some(Number.isFinite) ? [[...labels(cell), size, ...values.map(times)]] : [];
+        const values = pairs.map(({ own, peer }) => {
+          const value = ratio(find(cell, own), find(cell, peer), (engine) => engine[part][size]);
+          const alike = find(cell, own)?.[part][size]?.tokens === find(cell, peer)?.[part][size]?.tokens;
+          return alike || !Number.isFinite(value) ? times(value) : `*${times(value)}*`;
+        });
+        return values.some((text) => text !== times(Number.NaN)) ? [[...labels(cell), size, ...values]] : [];
       }),
     );
     const what = part === "prefill" ? "tokens read" : "context";
     return markdownTable(["shape", "type", "threads", what, ...pairs.map(({ title }) => title)], rows);
   };
   return `## lowbit's speed as a multiple of the others'
+
+In italics where one of the two had shorter passes.
 
 Decoding:
 
@@ -155,13 +159,14 @@ function figures(shape: string, cells: readonly CellResult[], titles: Titles): s
       cell.type,
       String(cell.threads),
       titles[engine.name] ?? engine.name,
+      rounds(engine),
       ...prompts.map((size) => seriesText(engine.prefill[size], size)),
       ...contexts.map((size) => seriesText(engine.decode[size], size)),
       ...prompts.slice(-1).map((size) => milliseconds(engine.firstTokenMs[size])),
     ]),
   );
   const head = [
-    ...["type", "threads", "engine"],
+    ...["type", "threads", "engine", "rounds"],
     ...prompts.map((size) => `read ${size}`),
     ...contexts.map((size) => `write at ${size}`),
     ...prompts.slice(-1).map((size) => `first token after ${size}, ms`),
@@ -241,6 +246,14 @@ function charts(cells: readonly CellResult[], titles: Titles): Chart[] {
     ...chart(`${shape}, decoding at a context of ${context}; red: what memory allows`, "decode", context),
     ...chart(`${shape}, reading a prompt of ${prompt}`, "prefill", prompt),
   ];
+}
+
+/** "5", or "2 to 5" where some measurements had fewer. */
+function rounds({ prefill, decode }: EngineResult): string {
+  const all = [...Object.values(prefill), ...Object.values(decode)].map(({ samples }) => samples.length);
+  if (all.length === 0) return "–";
+  const [least, most] = [Math.min(...all), Math.max(...all)];
+  return least === most ? String(most) : `${least} to ${most}`;
 }
 
 function find(cell: CellResult, name: string): EngineResult | undefined {
