@@ -10,12 +10,18 @@ export async function startLowbit(
   { contextLength, threads, firstPrompt }: Omit<StartOptions, "modelPath">,
 ): Promise<Started & { engine: Engine }> {
   const started = performance.now();
-  const model = await load({ contextLength, ...(threads > 1 && { threads }) });
+  const model = await load({ contextLength, threads });
   const loadMs = performance.now() - started;
+  // Where threads cannot share memory it runs one, which would be another measurement.
+  const description = model.info.backendDescription;
+  if (!description.endsWith(threads === 1 ? "one thread" : `${threads} threads`)) {
+    await model.dispose();
+    throw new Error(`It runs as ${JSON.stringify(description)}, not on ${threads} threads.`);
+  }
   const engine = engineOf(model);
   await engine.pass({ prompt: firstPrompt, decodeTokens: 0, keep: false });
   const openToFirstTokenMs = performance.now() - started;
-  return { engine, description: model.info.backendDescription, loadMs, openToFirstTokenMs };
+  return { engine, description, loadMs, openToFirstTokenMs };
 }
 
 function engineOf(model: Model): Engine {
