@@ -87,6 +87,17 @@ describe("lowbit run", () => {
     expect(ended).toMatchObject({ code: 130, stderr: "" });
   });
 
+  it("lets a draft guess ahead, and refuses one of another vocabulary", async () => {
+    const hf = fileURLToPath(new URL("../../../models/pico/hf", import.meta.url));
+    const args = ["run", hf, "-p", "What is 12 + 7?", ...greedy, "--context", "128"];
+    const ended = await lowbit([...args, "--draft", picoGguf.pathname, "--guess-tokens", "3"]);
+    expect(ended).toEqual({ code: 0, stdout: "12 + 7 = 19.\n", stderr: "" });
+    writeFileSync(join(folder, "draft.gguf"), await tinyModelBytes({ architecture: "llama" }));
+    const refused = await lowbit([...args, "--draft", "draft.gguf"]);
+    expect(refused).toMatchObject({ code: 2, stdout: "" });
+    expect(refused.stderr).toMatch(/^lowbit: load: this draft cannot guess for the model: it has 320 tokens/);
+  });
+
   it("runs on the reference backend with another cache and context", async () => {
     const options = ["--backend", "reference", "--kv", "q8_0", "--context", "64"];
     const ended = await lowbit(["run", "-p", "What is 12 + 7?", ...greedy, ...options]);

@@ -14,7 +14,7 @@ import {
 } from "lowbit";
 import { exitCodes } from "./errors.ts";
 import type { Io } from "./io.ts";
-import type { LoadFlags } from "./options.ts";
+import type { DraftFlags, LoadFlags } from "./options.ts";
 import { createProgress } from "./progress.ts";
 
 /** A model as the user names it: a path or a URL, or nothing for pico. */
@@ -42,7 +42,7 @@ export async function loadModel(
   model: string | undefined,
   flags: LoadFlags,
   signal: AbortSignal,
-  more: Pick<LoadOptions, "sequences"> = {},
+  more: Pick<LoadOptions, "sequences" | "draft"> = {},
 ): Promise<Model> {
   const progress = createProgress(io);
   try {
@@ -65,6 +65,43 @@ export async function loadModel(
     return loaded;
   } finally {
     progress.clear();
+  }
+}
+
+/** A model with the draft that its flags name. */
+export interface OpenedModel {
+  readonly model: Model;
+  /** Frees both. */
+  close(): Promise<void>;
+}
+
+/** As `loadModel`, after the draft if the flags name one. */
+export async function openModel(
+  io: Io,
+  location: string | undefined,
+  flags: LoadFlags & DraftFlags,
+  signal: AbortSignal,
+  more: Pick<LoadOptions, "sequences"> = {},
+): Promise<OpenedModel> {
+  if (flags.draft === undefined) {
+    const model = await loadModel(io, location, flags, signal, more);
+    return { model, close: () => model.dispose() };
+  }
+  // The context is the model's: a shorter one will do for guesses, and the draft may not be made for so much.
+  const { context, ...draftFlags } = flags;
+  const draft = await loadModel(io, flags.draft, draftFlags, signal, more);
+  try {
+    const model = await loadModel(io, location, flags, signal, { ...more, draft });
+    return {
+      model,
+      async close() {
+        await model.dispose();
+        await draft.dispose();
+      },
+    };
+  } catch (error) {
+    await draft.dispose();
+    throw error;
   }
 }
 

@@ -45,6 +45,18 @@ export function addCacheOption(command: Command): Command {
   return command.option("--no-cache", "read what is remote from where it is, keeping nothing");
 }
 
+/** For commands that write text. */
+export interface DraftFlags {
+  readonly draft?: string;
+}
+
+export function addDraftOption(command: Command): Command {
+  return command.option(
+    "--draft <model>",
+    "a smaller model of the same vocabulary that guesses ahead: the same text, sooner",
+  );
+}
+
 export function addLoadOptions(command: Command): Command {
   return command
     .addOption(
@@ -102,7 +114,7 @@ export function addSamplingOptions(command: Command): Command {
     .option("--logit-bias <id=number>", "add to the logit of a token (repeatable)", collectBias)
     .option(
       "--guess-tokens <count>",
-      "guess so many tokens ahead from the text so far (default: 0)",
+      "guess so many tokens ahead, from the text so far or with the draft (default: 0, with a draft 4)",
       parseInteger,
     )
     .option("--stop <text>", "end before this text (repeatable)", collect);

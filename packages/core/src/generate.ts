@@ -63,9 +63,10 @@ export interface GenerateRequest extends SamplingOptions {
   /** Generation ends before any of these strings. */
   stop?: readonly string[];
   /**
-   * Most tokens that are guessed ahead from what the text has already said, and checked in one pass; 0 is off. The text stays the same, token for token;
-   * texts that repeat themselves or the prompt (edits, extraction, code) come faster, others a little slower.
-   * @default 0
+   * Most tokens that are guessed ahead and checked in one pass; 0 is off. The draft model guesses, if the model was loaded with one; else
+   * the guess is what followed the same words before. The text stays the same, token for token. With the second kind texts that repeat
+   * themselves or the prompt (edits, extraction, code) come faster, others a little slower.
+   * @default 4 with a draft model, else 0
    */
   guessTokens?: number;
   /** Report the log probability of each token. @default false */

@@ -11,6 +11,7 @@ import type {
   TokenizerSource,
 } from "@lowbit/core";
 import { throwIfAborted } from "@lowbit/core";
+import { draftOf } from "./draft.ts";
 import { filesOf, type ModelLocation } from "./files.ts";
 import { type Inspection, type InspectOptions, inspectCheckpoint, sizesOf } from "./inspect.ts";
 import { createModel, type Model, type ModelInfo } from "./model.ts";
@@ -127,6 +128,7 @@ async function loadCheckpoint(
   // Before the weights: a tokenizer that cannot be built should not cost a download.
   const tokenizer = checkpoint.tokenizer && createTokenizer?.(checkpoint.tokenizer);
   if (tokenizer) checkTokenizer(tokenizer, checkpoint, name);
+  const draft = options.draft && draftOf(options.draft, config, tokenizer);
   const place = withLimit(platform, options);
   const { backend, unavailable } = await createBackend(parts.backends, options.backend ?? "auto", place, {
     threads: options.threads,
@@ -151,7 +153,7 @@ async function loadCheckpoint(
     const totalBytes = plan.weights.reduce((total, weight) => total + weight.fileBytes, 0);
     options.onProgress?.({ phase: "ready", doneBytes: totalBytes, totalBytes });
     const grammar = tokenizer && createGrammar?.(tokenizer);
-    return createModel({ runner, tokenizer, grammar, info });
+    return createModel({ runner, tokenizer, grammar, draft, info });
   } catch (error) {
     await backend.dispose();
     throw error;

@@ -13,21 +13,25 @@ import {
   type Usage,
 } from "@lowbit/core";
 import { type Answer, createAnswer } from "./answer.ts";
+import { createDraft } from "./draft.ts";
+import type { Guesser } from "./guesser.ts";
 import type { Sequence } from "./kv-cache.ts";
 import { createLookup } from "./lookup.ts";
+import type { ModelParts } from "./model-parts.ts";
 import { type GenerateSettings, generateSettings } from "./options.ts";
 import { encodePrompt, noTokenizer } from "./prompt.ts";
 import type { Runner } from "./runner.ts";
 import { createSampler } from "./sampler.ts";
+
+/** Tokens that a draft model guesses where the request doesn't say. */
+const draftTokens = 4;
 
 /**
  * One generation as events. The prompt runs in passes of at most `plan.passTokens` tokens, then one token a pass; after each
  * pass other tasks get a turn and the signal is looked at. However it ends, the sequence goes back to the cache.
  */
 export async function* generate(
-  runner: Runner,
-  tokenizer: Tokenizer | undefined,
-  grammar: Grammar | undefined,
+  { runner, tokenizer, grammar, draft }: ModelParts,
   request: GenerateRequest,
 ): AsyncGenerator<GenerateEvent, void, void> {
   runner.checkAlive();
@@ -41,9 +45,16 @@ export async function* generate(
   const constraint = (settings.constrained ? known(grammar, tokenizer) : grammar)?.constraint(form);
   const answer = createAnswer(tokenizer, settings.stop, grammar?.parser(form));
   const sequence = runner.cache.begin(prompt);
+  const guessTokens = settings.guessTokens ?? (draft ? draftTokens : 0);
+  const { signal } = settings;
+  const guesser =
+    guessTokens > 0 ? (draft ? createDraft(draft, prompt, signal) : createLookup(prompt)) : undefined;
+  const ahead = guesser && { guesser, most: guessTokens };
   try {
-    yield* run(runner, tokenizer?.endTokens ?? new Set(), settings, { prompt, constraint, answer, sequence });
+    const generation = { prompt, constraint, answer, sequence, ahead };
+    yield* run(runner, tokenizer?.endTokens ?? new Set(), settings, generation);
   } finally {
+    guesser?.close();
     if (!runner.disposed) runner.cache.retire(sequence);
   }
 }
@@ -63,13 +74,15 @@ interface Generation {
   readonly constraint: TokenConstraint | undefined;
   readonly answer: Answer;
   readonly sequence: Sequence;
+  /** Guesses of at most so many tokens. */
+  readonly ahead: { readonly guesser: Guesser; readonly most: number } | undefined;
 }
 
 async function* run(
   runner: Runner,
   endTokens: ReadonlySet<number>,
-  { sampling, maxTokens, guessTokens, logprobs, topLogprobs, signal }: GenerateSettings,
-  { prompt, constraint, answer, sequence }: Generation,
+  { sampling, maxTokens, logprobs, topLogprobs, signal }: GenerateSettings,
+  { prompt, constraint, answer, sequence, ahead }: Generation,
 ): AsyncGenerator<GenerateEvent, void, void> {
   const { plan, platform } = runner;
   const cachedTokens = sequence.tokens.length;
@@ -99,7 +112,6 @@ async function* run(
   const generating = platform.now();
   const most = Math.min(maxTokens, plan.contextLength - prompt.length + 1);
   const { vocabularySize } = runner.config;
-  const lookup = guessTokens > 0 ? createLookup(prompt) : undefined;
   /** What the pass before guessed ahead; `logits` has a row for the token before them and for each of them. */
   let guesses: readonly number[] = [];
   /** Of those, the ones that came true. */
@@ -128,17 +140,21 @@ async function* run(
     }
     if (completionTokens === most) break;
     throwIfAborted(signal);
-    lookup?.push(id);
+    ahead?.guesser.push(id);
     if (guesses[right] === id) {
       // Its keys and values are in the cache, and the row behind it has been computed.
       right++;
       continue;
     }
     runner.cache.settle(sequence, guesses.length - right);
-    const room = Math.min(guessTokens, most - completionTokens - 1, plan.passRows - 1);
-    guesses = lookup?.guess(room) ?? [];
+    guesses = [];
     right = 0;
-    runner.cache.guess(sequence, guesses.length + 1);
+    if (ahead !== undefined) {
+      const room = Math.min(ahead.most, most - completionTokens - 1, plan.passRows - 1);
+      if (room > 0) guesses = await ahead.guesser.guess(room);
+      runner.checkAlive();
+      if (guesses.length > 0) runner.cache.guess(sequence, 1);
+    }
     const tokens = [id, ...guesses];
     logits = await runner.step(sequence, tokens, [...tokens.keys()], "logits", signal);
     await turn();

@@ -154,7 +154,7 @@ describe("kv cache", () => {
             if (kind === "grow") write(sequence, [...sequence.lost, ...tokens].slice(0, tokens.length));
             else if (kind === "guess") {
               if (sequence.lost.length > 0) continue;
-              cache.guess(sequence, tokens.length);
+              cache.guess(sequence, 1);
               const before = sequence.tokens.length;
               write(sequence, tokens);
               guessed.set(sequence, Math.max(0, sequence.tokens.length - before - 1));

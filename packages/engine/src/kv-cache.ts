@@ -47,8 +47,8 @@ export interface KvCache extends Readonly<Omit<KvCacheOptions, "copyPage">> {
    * Makes room for `count` more tokens; false if other sequences in use hold the pages. Throws `context-full` for more than a context.
    */
   reserve(sequence: Sequence, count: number): boolean;
-  /** The next `count` tokens but the first are guesses: nobody else may start from them, until `settle`. */
-  guess(sequence: Sequence, count: number): void;
+  /** Of the tokens to come the first `sure` are sure, the rest are guesses: nobody else may start from them, until `settle`. */
+  guess(sequence: Sequence, sure: number): void;
   /** Of the guesses the last `wrong` were so: they are taken out again. */
   settle(sequence: Sequence, wrong: number): void;
   /** The tokens' keys and values have been written; the lost ones come first. */
@@ -187,9 +187,9 @@ export function createKvCache(options: KvCacheOptions): KvCache {
       entry.pages = grown;
       return true;
     },
-    guess(sequence, count) {
+    guess(sequence, sure) {
       const entry = own(sequence);
-      if (count > 1) entry.sure = entry.tokens.length + entry.lost.length + 1;
+      entry.sure = entry.tokens.length + entry.lost.length + sure;
     },
     settle(sequence, wrong) {
       const entry = own(sequence);

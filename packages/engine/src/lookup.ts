@@ -1,10 +1,4 @@
-/** Guesses what comes next from what a text has already said. */
-export interface Lookup {
-  /** The token that follows. */
-  push(token: number): void;
-  /** At most `most` tokens that followed the same ending before; none if it is new. */
-  guess(most: number): number[];
-}
+import type { Guesser } from "./guesser.ts";
 
 /** Endings of so many tokens are looked for, longest first. */
 const longest = 4;
@@ -14,7 +8,7 @@ const shortest = 2;
  * Prompt-lookup decoding (Saxena 2023): the last tokens are searched in the prompt and in what has been written, and what followed them there is the guess. The
  * latest place wins. Endings are indexed as they come, so that a guess costs nothing that grows with the text.
  */
-export function createLookup(prompt: readonly number[]): Lookup {
+export function createLookup(prompt: readonly number[]): Guesser & { guess(most: number): number[] } {
   const tokens: number[] = [];
   /** By length and tokens of an ending: where the text went on after its latest occurrence but this one. */
   const seen = Array.from({ length: longest + 1 }, () => new Map<string, number>());
@@ -37,5 +31,6 @@ export function createLookup(prompt: readonly number[]): Lookup {
       }
       return [];
     },
+    close: () => undefined,
   };
 }

@@ -1,19 +1,13 @@
-import type {
-  Completion,
-  GenerateEvent,
-  GenerateRequest,
-  Grammar,
-  ModelConfig,
-  Tokenizer,
-} from "@lowbit/core";
+import type { Completion, GenerateEvent, GenerateRequest, ModelConfig, Tokenizer } from "@lowbit/core";
 import { type Chat, type ChatOptions, createChat } from "./chat.ts";
 import { checkEmbedOptions, type EmbedOptions, embed } from "./embed.ts";
 import { type ForwardOptions, forward, forwardRows, type LogitRows } from "./forward.ts";
 import { complete, generate } from "./generate.ts";
+import { keepParts, type ModelParts } from "./model-parts.ts";
 import { wrongValue } from "./options.ts";
 import type { MemoryPlan } from "./plan.ts";
 import { noTokenizer } from "./prompt.ts";
-import type { Runner, RunnerStatus } from "./runner.ts";
+import type { RunnerStatus } from "./runner.ts";
 
 export interface ModelInfo {
   /** The model's own name, where it says one. */
@@ -66,16 +60,10 @@ export interface Model {
   [Symbol.asyncDispose](): Promise<void>;
 }
 
-export interface ModelParts {
-  readonly runner: Runner;
-  readonly tokenizer: Tokenizer | undefined;
-  readonly grammar: Grammar | undefined;
-  readonly info: ModelInfo;
-}
-
-export function createModel({ runner, tokenizer, grammar, info }: ModelParts): Model {
+export function createModel(parts: ModelParts): Model {
+  const { runner, tokenizer, info } = parts;
   const start = (request: GenerateRequest): AsyncGenerator<GenerateEvent, void, void> =>
-    generate(runner, tokenizer, grammar, request);
+    generate(parts, request);
 
   const known = (): Tokenizer => {
     if (tokenizer === undefined) throw noTokenizer();
@@ -101,7 +89,7 @@ export function createModel({ runner, tokenizer, grammar, info }: ModelParts): M
   }
 
   const dispose = (): Promise<void> => runner.dispose();
-  return {
+  const model: Model = {
     info,
     config: runner.config,
     get tokenizer() {
@@ -117,4 +105,6 @@ export function createModel({ runner, tokenizer, grammar, info }: ModelParts): M
     dispose,
     [Symbol.asyncDispose]: dispose,
   };
+  keepParts(model, parts);
+  return model;
 }

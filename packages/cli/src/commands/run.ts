@@ -4,11 +4,13 @@ import { type ChatMessage, type GenerateEvent, type GenerateRequest, LowbitError
 import { UsageError } from "../errors.ts";
 import { terminalText } from "../format.ts";
 import { type Io, readAll, writeJson } from "../io.ts";
-import { interruptible, loadModel, modelLabel } from "../model.ts";
+import { interruptible, modelLabel, openModel } from "../model.ts";
 import {
   addCacheOption,
+  addDraftOption,
   addLoadOptions,
   addSamplingOptions,
+  type DraftFlags,
   type LoadFlags,
   type SamplingFlags,
   samplingOf,
@@ -16,7 +18,7 @@ import {
 import { createProgress } from "../progress.ts";
 import { lineReader } from "./lines.ts";
 
-interface RunFlags extends LoadFlags, SamplingFlags {
+interface RunFlags extends LoadFlags, DraftFlags, SamplingFlags {
   readonly prompt?: string;
   readonly system?: string;
   readonly raw?: boolean;
@@ -37,7 +39,7 @@ export function runCommand(io: Io): Command {
     .option("-i, --interactive", "chat line by line even if standard input is not a terminal")
     .option("--raw", "continue the prompt as it stands, without the model's chat template");
   addSamplingOptions(command);
-  addCacheOption(addLoadOptions(command));
+  addDraftOption(addCacheOption(addLoadOptions(command)));
   return command
     .option("--json", "print every event as a line of JSON")
     .option("--stats", "print token counts and speeds to standard error at the end")
@@ -53,7 +55,7 @@ async function run(io: Io, model: string | undefined, flags: RunFlags): Promise<
   if (prompt === "")
     throw new UsageError("The prompt is empty; give one with --prompt or on standard input.");
 
-  const loaded = await interruptible(io, (signal) => loadModel(io, model, flags, signal));
+  const { model: loaded, close } = await interruptible(io, (signal) => openModel(io, model, flags, signal));
   try {
     const templated = loaded.tokenizer.renderChat !== undefined && !flags.raw;
     if (flags.system !== undefined && !templated) {
@@ -65,7 +67,7 @@ async function run(io: Io, model: string | undefined, flags: RunFlags): Promise<
         answer(io, loaded, opening(prompt, templated, flags), flags, signal),
       );
   } finally {
-    await loaded.dispose();
+    await close();
   }
 }
 

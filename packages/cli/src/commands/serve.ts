@@ -2,12 +2,20 @@ import type { AddressInfo } from "node:net";
 import { createAdaptorServer } from "@hono/node-server";
 import { createServer } from "@lowbit/server";
 import { Command, InvalidArgumentError } from "commander";
-import { LowbitError, type Model } from "lowbit";
+import { LowbitError } from "lowbit";
 import type { Io } from "../io.ts";
-import { interruptible, loadModel, modelLabel } from "../model.ts";
-import { addCacheOption, addLoadOptions, type LoadFlags, parseCount, parseInteger } from "../options.ts";
+import { interruptible, modelLabel, type OpenedModel, openModel } from "../model.ts";
+import {
+  addCacheOption,
+  addDraftOption,
+  addLoadOptions,
+  type DraftFlags,
+  type LoadFlags,
+  parseCount,
+  parseInteger,
+} from "../options.ts";
 
-interface ServeFlags extends LoadFlags {
+interface ServeFlags extends LoadFlags, DraftFlags {
   readonly port: number;
   readonly host: string;
   readonly name?: string;
@@ -41,7 +49,7 @@ export function serveCommand(io: Io): Command {
     .option("--contexts <count>", "whole contexts that their cache has room for", parseCount, 4)
     .option("--queue <count>", "requests that may wait; more are answered 429", parseInteger, 128)
     .option("--cors <origin>", "let pages of this origin call it; * for all (repeatable)", collect);
-  addCacheOption(addLoadOptions(command));
+  addDraftOption(addCacheOption(addLoadOptions(command)));
   return command.action((model: string | undefined, flags: ServeFlags) => serve(io, model, flags));
 }
 
@@ -49,9 +57,10 @@ async function serve(io: Io, location: string | undefined, flags: ServeFlags): P
   const name = flags.name ?? modelLabel(location).replace(/\.(gguf|safetensors)$/, "");
   const keys = [...(flags.apiKey ?? []), ...(io.env.LOWBIT_API_KEY ? [io.env.LOWBIT_API_KEY] : [])];
   await interruptible(io, async (signal) => {
-    const model = loadModel(io, location, flags, signal, {
+    const opened = openModel(io, location, flags, signal, {
       sequences: Math.min(flags.contexts, flags.parallel),
     });
+    const model = opened.then((both) => both.model);
     // Whoever listens for the server's sake hears of a failure too; the one below is the user's.
     model.catch(() => undefined);
     const server = createServer({
@@ -63,9 +72,9 @@ async function serve(io: Io, location: string | undefined, flags: ServeFlags): P
     });
     const http = createAdaptorServer({ fetch: server.fetch, overrideGlobalObjects: false });
     const address = await listening(http, flags);
-    let loaded: Model | undefined;
+    let loaded: OpenedModel | undefined;
     try {
-      loaded = await model;
+      loaded = await opened;
       const host = address.family === "IPv6" ? `[${address.address}]` : address.address;
       io.stderr.write(`${name} at http://${host}:${address.port}/v1. Ctrl-C ends it.\n`);
       await aborted(signal);
@@ -74,7 +83,7 @@ async function serve(io: Io, location: string | undefined, flags: ServeFlags): P
       await server.close();
       if ("closeAllConnections" in http) http.closeAllConnections();
       await closed;
-      await loaded?.dispose();
+      await loaded?.close();
     }
   });
 }
