@@ -13,6 +13,7 @@ import {
 } from "@lowbit/core";
 import { attention } from "./attention.ts";
 import { kvBytes, ReferenceKv } from "./kv.ts";
+import { readPage, writePage } from "./kv-page.ts";
 import { linearOps } from "./linear.ts";
 import { plainOps } from "./ops.ts";
 import { Pass } from "./pass.ts";
@@ -86,6 +87,14 @@ export class ReferenceBackend implements Backend {
 
   copyPage(kv: KvStore, from: number, to: number): void {
     this.#own(kv, ReferenceKv, "cache").copyPage(from, to);
+  }
+
+  async readPage(kv: KvStore, page: number, count: number): Promise<Uint8Array> {
+    return readPage(this.#own(kv, ReferenceKv, "cache"), page, count);
+  }
+
+  writePage(kv: KvStore, page: number, count: number, bytes: Uint8Array): void {
+    writePage(this.#own(kv, ReferenceKv, "cache"), page, count, bytes);
   }
 
   free(resource: Weight | Tensor | KvStore): void {

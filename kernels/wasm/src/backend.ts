@@ -11,6 +11,7 @@ import {
   type Weight,
 } from "@lowbit/core";
 import { kvBytes, pageLayout, type WasmKv } from "./kv.ts";
+import { pageCells } from "./kv-page.ts";
 import { addressableBytes, Heap, pageBytes } from "./memory.ts";
 import { type ChosenModule, modulePages } from "./modules.ts";
 import { createOps } from "./ops.ts";
@@ -207,6 +208,20 @@ class WasmBackend implements Backend {
       const source = at + from * layout.pageBytes;
       bytes.copyWithin(at + to * layout.pageBytes, source, source + layout.pageBytes);
     }
+  }
+
+  async readPage(kv: KvStore, page: number, count: number): Promise<Uint8Array> {
+    const { cells, bytes } = pageCells(this.#own(kv, "cache") as WasmKv, page, count);
+    const read = new Uint8Array(bytes);
+    const memory = this.#heap.bytes;
+    for (const { address, at, size } of cells) read.set(memory.subarray(address, address + size), at);
+    return read;
+  }
+
+  writePage(kv: KvStore, page: number, count: number, bytes: Uint8Array): void {
+    const { cells } = pageCells(this.#own(kv, "cache") as WasmKv, page, count, bytes.length);
+    const memory = this.#heap.bytes;
+    for (const { address, at, size } of cells) memory.set(bytes.subarray(at, at + size), address);
   }
 
   free(resource: Weight | Tensor | KvStore): void {

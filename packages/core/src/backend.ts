@@ -148,6 +148,10 @@ export interface Backend {
   kv(spec: KvSpec): KvStore;
   /** Copies one page over another, of all layers: what earlier passes wrote there. */
   copyPage(kv: KvStore, from: number, to: number): void;
+  /** The first `count` positions of a page, all layers, as they are at the time of the call: bytes as `KvPart` describes them. */
+  readPage(kv: KvStore, page: number, count: number): Promise<Uint8Array>;
+  /** Puts back what `readPage` gave, of this or another backend. The bytes are copied. */
+  writePage(kv: KvStore, page: number, count: number, bytes: Uint8Array): void;
   /** Gives the memory back for reuse. */
   free(resource: Weight | Tensor | KvStore): void;
   readonly ops: Ops;

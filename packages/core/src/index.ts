@@ -7,6 +7,7 @@ export * from "./format.ts";
 export * from "./generate.ts";
 export * from "./grammar.ts";
 export * from "./json.ts";
+export * from "./kv-page.ts";
 export * from "./math.ts";
 export * from "./packing.ts";
 export * from "./perplexity.ts";

@@ -17,7 +17,7 @@ import type {
   Weight,
   WeightEntry,
 } from "@lowbit/core";
-import { LowbitError } from "@lowbit/core";
+import { kvPositionBytes, LowbitError } from "@lowbit/core";
 
 /**
  * A model whose logits are a function of the tokens before them, for tests of everything around the arithmetic. Its cache holds
@@ -165,6 +165,17 @@ export function scriptedBackend(options: ScriptedBackendOptions = {}): ScriptedB
       copyPage(kv, from, to) {
         const { tokens, pageTokens } = kv as TokenStore;
         tokens.copyWithin(to * pageTokens, from * pageTokens, (from + 1) * pageTokens);
+      },
+      // A position's four bytes of keys hold its token, the rest nothing.
+      async readPage(kv, page, count) {
+        const { tokens, pageTokens } = kv as TokenStore;
+        const bytes = new Uint8Array(count * kvPositionBytes(kv));
+        bytes.set(new Uint8Array(tokens.buffer, 4 * page * pageTokens, 4 * count));
+        return bytes;
+      },
+      writePage(kv, page, count, bytes) {
+        const { tokens, pageTokens } = kv as TokenStore;
+        new Uint8Array(tokens.buffer, 4 * page * pageTokens, 4 * count).set(bytes.subarray(0, 4 * count));
       },
       free: (resource) => {
         if (!alive.delete(resource)) throw new LowbitError("internal", "freed twice");

@@ -13,6 +13,7 @@ import {
 } from "./backend/harness.ts";
 import { lifetimeCases } from "./backend/lifetime-cases.ts";
 import { linearCases } from "./backend/linear-cases.ts";
+import { pageCases } from "./backend/page-cases.ts";
 import { plainCases } from "./backend/plain-cases.ts";
 import { testPlatform } from "./test-platform.ts";
 
@@ -38,6 +39,7 @@ export function testBackend(name: string, factory: BackendFactory, options: Test
     describe("weights of several segments", () => compositeCases(bench));
     describe("plain operations", () => plainCases(bench));
     describe("attention", () => attentionCases(bench));
+    describe("pages of the cache", () => pageCases(bench));
     describe("lifetimes", () => lifetimeCases(bench));
     if (against) describe("whole layers", () => blockCases(bench, against));
     describe("factory", () => factoryCases(factory, bench.check));
