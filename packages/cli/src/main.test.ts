@@ -98,6 +98,25 @@ describe("lowbit run", () => {
     expect(refused.stderr).toMatch(/^lowbit: load: this draft cannot guess for the model: it has 320 tokens/);
   });
 
+  it("goes on with a conversation from a file, and refuses what is none", async () => {
+    const session = ["--session", "talk.session", "--context", "256", ...greedy];
+    const first = await lowbit(["run", "-p", "What is 12 + 7?", ...session]);
+    expect(first).toEqual({ code: 0, stdout: "12 + 7 = 19.\n", stderr: "" });
+    const second = await lowbit(["run", "-p", "What is the capital of France?", ...session, "--stats"]);
+    expect(second).toMatchObject({ code: 0, stdout: "The capital of France is Paris.\n" });
+    expect(Number(/\((\d+) from the cache\)/.exec(second.stderr)?.[1])).toBeGreaterThan(15);
+    const chat = await lowbit(["run", "-i", ...session, "--stats"], { input: "What is 12 + 7?\n" });
+    expect(chat).toMatchObject({ code: 0, stdout: "12 + 7 = 19.\n" });
+    expect(Number(/\((\d+) from the cache\)/.exec(chat.stderr)?.[1])).toBeGreaterThan(40);
+    const damaged = readFileSync(join(folder, "talk.session"));
+    damaged[damaged.length - 50]! ^= 1;
+    writeFileSync(join(folder, "damaged.session"), damaged);
+    const refused = await lowbit(["run", "-p", "Hello", "--session", "damaged.session", "--context", "256"]);
+    expect(refused).toMatchObject({ code: 1, stdout: "" });
+    expect(refused.stderr).toMatch(/^lowbit: This is not a whole session: page \d+ is damaged/);
+    expect(readFileSync(join(folder, "damaged.session"))).toEqual(damaged);
+  });
+
   it("runs on the reference backend with another cache and context", async () => {
     const options = ["--backend", "reference", "--kv", "q8_0", "--context", "64"];
     const ended = await lowbit(["run", "-p", "What is 12 + 7?", ...greedy, ...options]);

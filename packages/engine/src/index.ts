@@ -8,3 +8,4 @@ export type { Model, ModelInfo, ModelStatus } from "./model.ts";
 export type { LoadOptions, LoadProgress } from "./options.ts";
 export type { MemoryPlan, PlannedWeight } from "./plan.ts";
 export { tokenizerProbe } from "./self-check.ts";
+export type { RestoredSession, SessionOptions } from "./session.ts";

@@ -58,6 +58,8 @@ export interface KvCache extends Readonly<Omit<KvCacheOptions, "copyPage">> {
   /** Sequences in use, oldest first. */
   sequences(): Iterable<Sequence>;
   has(sequence: Sequence): boolean;
+  /** Tokens of the sequence that was retired last, if it is still there. */
+  latest(): readonly number[] | undefined;
   /** Done with it; others may start from it. */
   retire(sequence: Sequence): void;
   /** Done with it; nobody may start from it. */
@@ -214,6 +216,11 @@ export function createKvCache(options: KvCacheOptions): KvCache {
     },
     sequences: () => running,
     has: (sequence) => running.has(sequence as Entry),
+    latest() {
+      let found: Entry | undefined;
+      for (const entry of idle) if (found === undefined || entry.age > found.age) found = entry;
+      return found && [...found.tokens];
+    },
     retire(sequence) {
       const entry = own(sequence);
       running.delete(entry);

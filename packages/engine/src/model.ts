@@ -8,6 +8,13 @@ import { wrongValue } from "./options.ts";
 import type { MemoryPlan } from "./plan.ts";
 import { noTokenizer } from "./prompt.ts";
 import type { RunnerStatus } from "./runner.ts";
+import {
+  type RestoredSession,
+  restoreSession,
+  type SessionOptions,
+  saveSession,
+  sessionPieces,
+} from "./session.ts";
 
 export interface ModelInfo {
   /** The model's own name, where it says one. */
@@ -53,6 +60,19 @@ export interface Model {
   /** The text as one vector [embeddingSize]; texts as one each. */
   embed(text: string, options?: EmbedOptions): Promise<Float32Array>;
   embed(texts: readonly string[], options?: EmbedOptions): Promise<Float32Array[]>;
+  /**
+   * The keys and values of a text as bytes that `restoreSession` takes, in another process, too: what a long prompt or a conversation has
+   * cost to read need not be computed again. Throws `bad-argument`/no-session where no text was given and none has ended.
+   */
+  saveSession(options?: SessionOptions): Promise<Uint8Array>;
+  /** The same bytes piece by piece, for texts that should not be in memory twice. */
+  streamSession(options?: SessionOptions): AsyncGenerator<Uint8Array, void, void>;
+  /**
+   * Puts a saved text back into the cache: generations that begin like it start from there (`usage.cachedTokens`), to the last bit as if it
+   * had never left. All is checked before anything changes: throws `file-corrupt` for what is damaged, `bad-argument` for a session of another
+   * model, other weights or another kind of cache, `context-full` where texts in work leave no room.
+   */
+  restoreSession(bytes: Uint8Array): Promise<RestoredSession>;
   /** Texts in work, and what of the memory is in use. */
   status(): ModelStatus;
   /** Waits for the pass in flight, ends all generations and frees the memory. May be called again. */
@@ -101,6 +121,9 @@ export function createModel(parts: ModelParts): Model {
     forward: (tokens, options) => forward(runner, tokens, options),
     forwardRows: (tokens, options) => forwardRows(runner, tokens, options),
     embed: embedAll,
+    saveSession: (options) => saveSession(runner, tokenizer, options),
+    streamSession: (options) => sessionPieces(runner, tokenizer, options),
+    restoreSession: (bytes) => restoreSession(runner, bytes),
     status: () => runner.status(),
     dispose,
     [Symbol.asyncDispose]: dispose,

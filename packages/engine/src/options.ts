@@ -94,7 +94,8 @@ const samplingRules = {
   seed: integer(0, largest),
 } as const;
 
-const generateRules: Rules<GenerateRequest> = {
+/** For calls that take a prompt, too. */
+export const requestRules: Rules<GenerateRequest> = {
   ...samplingRules,
   prompt: (value) =>
     typeof value === "string" || (Array.isArray(value) && value.every((id) => Number.isInteger(id)))
@@ -159,7 +160,7 @@ export function generateSettings(
   request: GenerateRequest,
   vocabularySize: number,
 ): GenerateSettings {
-  check(call, request, generateRules);
+  check(call, request, requestRules);
   if ((request.prompt === undefined) === (request.messages === undefined)) {
     throw new LowbitError("bad-argument", `${call} takes either prompt or messages.`, {
       reason: "prompt",

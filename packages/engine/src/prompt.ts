@@ -1,6 +1,9 @@
 import { type GenerateRequest, LowbitError, type Tokenizer } from "@lowbit/core";
 import { contextFull } from "./kv-cache.ts";
 
+/** What of a request becomes its prompt. */
+export type PromptRequest = Pick<GenerateRequest, "prompt" | "messages" | "tools" | "toolChoice">;
+
 export interface EncodedPrompt {
   readonly tokens: number[];
   /** A conversation as its template wrote it. */
@@ -12,7 +15,7 @@ export interface EncodedPrompt {
  * model's chat template, whose special tokens count. Throws `bad-argument`, or `context-full` if it does not fit.
  */
 export function encodePrompt(
-  request: GenerateRequest,
+  request: PromptRequest,
   tokenizer: Tokenizer | undefined,
   limits: { contextLength: number; vocabularySize: number },
 ): EncodedPrompt {
@@ -41,7 +44,7 @@ export function checkTokens(tokens: ArrayLike<number>, vocabularySize: number): 
   }
 }
 
-function encode(request: GenerateRequest, tokenizer: Tokenizer | undefined): EncodedPrompt {
+function encode(request: PromptRequest, tokenizer: Tokenizer | undefined): EncodedPrompt {
   const { prompt, messages } = request;
   if (prompt !== undefined && typeof prompt !== "string") return { tokens: [...prompt], rendered: undefined };
   if (tokenizer === undefined) throw noTokenizer();
@@ -61,7 +64,7 @@ function encode(request: GenerateRequest, tokenizer: Tokenizer | undefined): Enc
   return { tokens, rendered };
 }
 
-function renderChat({ messages, tools, toolChoice }: GenerateRequest, tokenizer: Tokenizer): string {
+function renderChat({ messages, tools, toolChoice }: PromptRequest, tokenizer: Tokenizer): string {
   if (tokenizer.renderChat === undefined) {
     throw new LowbitError("bad-argument", "The model has no chat template, so it cannot take messages.", {
       reason: "no-chat-template",

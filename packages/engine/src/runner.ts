@@ -7,6 +7,7 @@ import {
   type ModelConfig,
   type Platform,
 } from "@lowbit/core";
+import { modelIdentity } from "./identity.ts";
 import { createKvCache, type KvCache, type Sequence } from "./kv-cache.ts";
 import type { MemoryPlan } from "./plan.ts";
 import { createScheduler, type Output } from "./scheduler.ts";
@@ -43,6 +44,11 @@ export interface Runner {
     output?: Output,
     signal?: AbortSignal,
   ): Promise<Float32Array>;
+  /** As the backend's, of this model's cache. */
+  readPage(page: number, count: number): Promise<Uint8Array>;
+  writePage(page: number, count: number, bytes: Uint8Array): void;
+  /** `modelIdentity`, worked out when it is first asked for. */
+  identity(): Promise<Uint8Array>;
   status(): RunnerStatus;
   /** Waits for the pass in flight, then frees everything. Idempotent. */
   dispose(): Promise<void>;
@@ -76,6 +82,7 @@ export function createRunner(parts: RunnerParts): Runner {
   });
   const context = forwardContext(parts);
   let disposed: Promise<void> | undefined;
+  let identity: Promise<Uint8Array> | undefined;
 
   const gone = (): LowbitError =>
     new LowbitError("bad-argument", "The model has been disposed.", {
@@ -124,6 +131,9 @@ export function createRunner(parts: RunnerParts): Runner {
     checkAlive,
     step: (sequence, tokens, rows, output = "logits", signal = undefined) =>
       scheduler.step({ sequence, tokens, rows, output, signal }),
+    readPage: (page, count) => backend.readPage(kv, page, count),
+    writePage: (page, count, bytes) => backend.writePage(kv, page, count, bytes),
+    identity: () => (identity ??= modelIdentity(config, plan, weights)),
     status() {
       checkAlive();
       const { waiting, passes } = scheduler;

@@ -2,6 +2,7 @@ import {
   type Architecture,
   type Backend,
   type Checkpoint,
+  type LinearWeight,
   LowbitError,
   type Platform,
   type Tensor,
@@ -18,7 +19,12 @@ import { listText } from "./text.ts";
 export interface LoadedWeights {
   readonly linear: ReadonlyMap<string, Weight>;
   readonly vectors: ReadonlyMap<string, { readonly tensor: Tensor; readonly values: Float32Array }>;
+  /** A few bytes of each matrix, to know it by. */
+  readonly samples: ReadonlyMap<string, Uint8Array>;
 }
+
+/** Of either end of a matrix as the checkpoint holds it. */
+const sampleBytes = 64;
 
 /** The checkpoint's entries by role; several where a format joins them. */
 export function entriesByRole(checkpoint: Checkpoint): ReadonlyMap<string, readonly WeightEntry[]> {
@@ -70,6 +76,7 @@ export async function loadWeights(
 ): Promise<LoadedWeights> {
   const linear = new Map<string, Weight>();
   const vectors = new Map<string, { tensor: Tensor; values: Float32Array }>();
+  const samples = new Map<string, Uint8Array>();
   const planned = new Map(plan.weights.map((weight) => [weight.role, weight]));
   const totalBytes = plan.weights.reduce((total, weight) => total + weight.fileBytes, 0);
   let doneBytes = 0;
@@ -78,23 +85,30 @@ export async function loadWeights(
     const weight = planned.get(spec.role);
     if (weight === undefined) continue;
     throwIfAborted(options.signal);
-    if (spec.kind === "linear")
-      linear.set(spec.role, await loadLinear(weight, checkpoint, backend, options.signal));
-    else vectors.set(spec.role, await loadVector(weight, checkpoint, backend, options.signal));
+    if (spec.kind === "linear") {
+      const read = await readLinear(weight, checkpoint, options.signal);
+      samples.set(spec.role, sampleOf(read));
+      linear.set(spec.role, backend.upload(read));
+    } else vectors.set(spec.role, await loadVector(weight, checkpoint, backend, options.signal));
     doneBytes += weight.fileBytes;
     options.onProgress?.({ phase: "weights", doneBytes, totalBytes, role: spec.role });
     await platform.yield();
   }
   throwIfAborted(options.signal);
-  return { linear, vectors };
+  return { linear, vectors, samples };
 }
 
-async function loadLinear(
+function sampleOf({ segments }: LinearWeight): Uint8Array {
+  const first = segments[0]?.blocks ?? new Uint8Array(0);
+  const last = segments[segments.length - 1]?.blocks ?? first;
+  return Uint8Array.of(...first.subarray(0, sampleBytes), ...last.subarray(-sampleBytes));
+}
+
+async function readLinear(
   { role, shape }: PlannedWeight,
   checkpoint: Checkpoint,
-  backend: Backend,
   signal: AbortSignal | undefined,
-): Promise<Weight> {
+): Promise<LinearWeight> {
   const weight = await checkpoint.weight(role, signal);
   const got =
     weight.experts === undefined ? [weight.out, weight.in] : [weight.experts, weight.out, weight.in];
@@ -104,7 +118,7 @@ async function loadLinear(
       `The ${checkpoint.format} format read ${role} as ${show(got)}, not ${show(shape)}.`,
     );
   }
-  return backend.upload(weight);
+  return weight;
 }
 
 async function loadVector(

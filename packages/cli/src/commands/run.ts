@@ -16,6 +16,7 @@ import {
   samplingOf,
 } from "../options.ts";
 import { createProgress } from "../progress.ts";
+import { openSession, writeSession } from "../session.ts";
 import { lineReader } from "./lines.ts";
 
 interface RunFlags extends LoadFlags, DraftFlags, SamplingFlags {
@@ -23,6 +24,7 @@ interface RunFlags extends LoadFlags, DraftFlags, SamplingFlags {
   readonly system?: string;
   readonly raw?: boolean;
   readonly interactive?: boolean;
+  readonly session?: string;
   readonly json?: boolean;
   readonly stats?: boolean;
 }
@@ -37,6 +39,10 @@ export function runCommand(io: Io): Command {
     .option("-p, --prompt <text>", "the prompt; without it standard input is read, on a terminal as a chat")
     .option("-s, --system <text>", "the system message")
     .option("-i, --interactive", "chat line by line even if standard input is not a terminal")
+    .option(
+      "--session <file>",
+      "go on where the run that wrote this file ended, and write it again at the end",
+    )
     .option("--raw", "continue the prompt as it stands, without the model's chat template");
   addSamplingOptions(command);
   addDraftOption(addCacheOption(addLoadOptions(command)));
@@ -61,19 +67,22 @@ async function run(io: Io, model: string | undefined, flags: RunFlags): Promise<
     if (flags.system !== undefined && !templated) {
       throw new UsageError("--system needs a chat template, which is absent or switched off here.");
     }
-    if (prompt === undefined) await chat(io, loaded, modelLabel(model), templated, flags);
-    else
-      await interruptible(io, (signal) =>
-        answer(io, loaded, opening(prompt, templated, flags), flags, signal),
-      );
+    const said = flags.session === undefined ? undefined : await openSession(loaded, flags.session);
+    const earlier = said ?? systemOf(flags);
+    let messages = earlier;
+    if (prompt === undefined) messages = await chat(io, loaded, modelLabel(model), templated, flags, earlier);
+    else {
+      const user: ChatMessage = { role: "user", content: prompt };
+      const request = templated ? { messages: [...earlier, user] } : { prompt };
+      const content = await interruptible(io, (signal) => answer(io, loaded, request, flags, signal));
+      messages = [...earlier, user, { role: "assistant", content }];
+    }
+    if (flags.session !== undefined && messages !== earlier) {
+      await writeSession(loaded, flags.session, templated ? messages : []);
+    }
   } finally {
     await close();
   }
-}
-
-/** The request for a first message. */
-function opening(prompt: string, templated: boolean, flags: RunFlags): GenerateRequest {
-  return templated ? { messages: [...systemOf(flags), { role: "user", content: prompt }] } : { prompt };
 }
 
 function systemOf(flags: RunFlags): ChatMessage[] {
@@ -128,12 +137,20 @@ function statsLine({ reason, seed, usage, timings }: GenerateEvent & { type: "fi
 
 const help = "/clear forgets the conversation, /exit leaves (as Ctrl-D does), Ctrl-C stops an answer.\n";
 
-async function chat(io: Io, model: Model, label: string, templated: boolean, flags: RunFlags): Promise<void> {
+/** Turns until the user leaves; the conversation as it stands then. */
+async function chat(
+  io: Io,
+  model: Model,
+  label: string,
+  templated: boolean,
+  flags: RunFlags,
+  earlier: ChatMessage[],
+): Promise<ChatMessage[]> {
   const terminal = io.stdin.isTTY === true;
   const say = (text: string) => (terminal ? io.stderr.write(text) : undefined);
   say(`${label}, ${model.info.backend}. ${help}`);
   if (!templated) say("There is no chat template: each line is continued as it stands.\n");
-  let messages = systemOf(flags);
+  let messages = earlier;
   const lines = lineReader(io);
   try {
     for (let line = await lines.next(); line !== undefined; line = await lines.next()) {
@@ -148,6 +165,7 @@ async function chat(io: Io, model: Model, label: string, templated: boolean, fla
   } finally {
     lines.close();
   }
+  return messages;
 }
 
 /** One question and its answer; the conversation as it stands afterwards. */
