@@ -7,12 +7,14 @@ import {
   type KvStore,
   type LinearWeight,
   type Ops,
+  type PositionMove,
   type QuantType,
   type Tensor,
   type Weight,
 } from "@lowbit/core";
 import { attention } from "./attention.ts";
 import { kvBytes, ReferenceKv } from "./kv.ts";
+import { movePositions } from "./kv-move.ts";
 import { readPage, writePage } from "./kv-page.ts";
 import { linearOps } from "./linear.ts";
 import { plainOps } from "./ops.ts";
@@ -95,6 +97,10 @@ export class ReferenceBackend implements Backend {
 
   writePage(kv: KvStore, page: number, count: number, bytes: Uint8Array): void {
     writePage(this.#own(kv, ReferenceKv, "cache"), page, count, bytes);
+  }
+
+  movePositions(kv: KvStore, move: PositionMove): void {
+    movePositions(this.#own(kv, ReferenceKv, "cache"), move);
   }
 
   free(resource: Weight | Tensor | KvStore): void {

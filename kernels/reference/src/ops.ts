@@ -85,14 +85,7 @@ export function plainOps(pass: Pass): Omit<Ops, "embed" | "linear" | "expertLine
       return eachRow(x, x.columns, (row, out, r) => {
         out.set(row);
         for (let head = 0; head < row.length; head += headSize) {
-          for (let i = 0; i < dimensions / 2; i++) {
-            const cos = turns[r * dimensions + 2 * i]!;
-            const sin = turns[r * dimensions + 2 * i + 1]!;
-            const a = head + (pairing === "adjacent" ? 2 * i : i);
-            const b = pairing === "adjacent" ? a + 1 : a + dimensions / 2;
-            out[a] = row[a]! * cos - row[b]! * sin;
-            out[b] = row[a]! * sin + row[b]! * cos;
-          }
+          rotateHead(row, out, head, turns.subarray(r * dimensions, (r + 1) * dimensions), pairing);
         }
       });
     },
@@ -185,6 +178,24 @@ export function plainOps(pass: Pass): Omit<Ops, "embed" | "linear" | "expertLine
     constant: (data, rows, columns) => pass.result(data.slice(), rows, columns),
     scope: (body) => pass.scope(body),
   };
+}
+
+/** Turns the leading dimensions of the head that begins at `head`; angles hold cos, sin pairs. */
+export function rotateHead(
+  row: Float32Array,
+  out: Float32Array,
+  head: number,
+  angles: Float32Array,
+  pairing: "adjacent" | "halves",
+): void {
+  const pairs = angles.length / 2;
+  for (let i = 0; i < pairs; i++) {
+    const [cos, sin] = [angles[2 * i]!, angles[2 * i + 1]!];
+    const a = head + (pairing === "adjacent" ? 2 * i : i);
+    const b = pairing === "adjacent" ? a + 1 : a + pairs;
+    out[a] = row[a]! * cos - row[b]! * sin;
+    out[b] = row[a]! * sin + row[b]! * cos;
+  }
 }
 
 /** NaN below everything, and equal to itself. */

@@ -6,6 +6,7 @@ import {
   type KvStore,
   type LinearWeight,
   LowbitError,
+  type PositionMove,
   type Tensor,
   type ThreadHost,
   type Weight,
@@ -16,12 +17,13 @@ import { addressableBytes, Heap, pageBytes } from "./memory.ts";
 import { type ChosenModule, modulePages } from "./modules.ts";
 import { createOps } from "./ops.ts";
 import { misuse, Recorder } from "./recorder.ts";
+import { type ShiftExports, shiftPositions } from "./shift.ts";
 import { WasmTensor } from "./tensor.ts";
 import { startTeam, type Team, type TeamExports } from "./threads.ts";
 import { createWeights, type WasmWeight, type WeightExports } from "./weights.ts";
 
 /** What the compiled C offers to this side. */
-interface Kernels extends WeightExports {
+interface Kernels extends WeightExports, ShiftExports {
   run(list: number, words: number): number;
   attention_scratch_bytes(heads: number, kvHeads: number, keySize: number, valueSize: number): number;
 }
@@ -79,6 +81,10 @@ class Instance implements Omit<Kernels, "run"> {
 
   attention_scratch_bytes(heads: number, kvHeads: number, keySize: number, valueSize: number): number {
     return this.check().attention_scratch_bytes(heads, kvHeads, keySize, valueSize);
+  }
+
+  shift_positions(call: number): number {
+    return this.check().shift_positions(call);
   }
 
   pack_rows(call: number): number {
@@ -222,6 +228,10 @@ class WasmBackend implements Backend {
     const { cells } = pageCells(this.#own(kv, "cache") as WasmKv, page, count, bytes.length);
     const memory = this.#heap.bytes;
     for (const { address, at, size } of cells) memory.set(bytes.subarray(at, at + size), address);
+  }
+
+  movePositions(kv: KvStore, move: PositionMove): void {
+    shiftPositions(this.#heap, this.#instance, this.#own(kv, "cache") as WasmKv, move);
   }
 
   free(resource: Weight | Tensor | KvStore): void {

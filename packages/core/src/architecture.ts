@@ -1,4 +1,4 @@
-import type { Activation, KvStore, Ops, Tensor, TokenBatch, Weight } from "./backend.ts";
+import type { Activation, KeyTurn, KvStore, Ops, Tensor, TokenBatch, Weight } from "./backend.ts";
 
 /** Hyper-parameters under one set of names, whichever format they came from. A format fills it once. */
 export interface ModelConfig {
@@ -125,4 +125,9 @@ export interface Architecture {
    * logits [rows, vocabularySize], or the final normalised hidden state [rows, embeddingSize] if `output` is "hidden".
    */
   forward(context: ForwardContext, batch: TokenBatch, rows: Int32Array, output: "logits" | "hidden"): Tensor;
+  /**
+   * How a layer's keys turn when their positions change by `by`. Only for models in which a position shows in nothing but the rotation of
+   * queries and keys, so that it may change.
+   */
+  keyTurn?(context: ForwardContext, layer: number, by: number): KeyTurn;
 }

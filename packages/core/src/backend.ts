@@ -49,6 +49,25 @@ export interface TokenBatch {
   readonly pages: readonly Int32Array[];
 }
 
+/** How the keys of a layer turn: cos, sin pairs for the leading dimensions of each head, as `Ops.rope` takes them. */
+export interface KeyTurn {
+  readonly angles: Float32Array;
+  readonly pairing: "adjacent" | "halves";
+}
+
+/** Positions of one sequence that move to earlier ones. */
+export interface PositionMove {
+  /** Its page tables before and after. They may share pages: positions move in rising order. */
+  readonly source: Int32Array;
+  readonly target: Int32Array;
+  readonly from: number;
+  /** Below `from`. */
+  readonly to: number;
+  readonly count: number;
+  /** For each layer. */
+  readonly turns: readonly KeyTurn[];
+}
+
 export type Activation = "silu" | "gelu" | "gelu-tanh" | "relu" | "relu-squared" | "sigmoid";
 
 export interface AttentionOptions {
@@ -152,6 +171,11 @@ export interface Backend {
   readPage(kv: KvStore, page: number, count: number): Promise<Uint8Array>;
   /** Puts back what `readPage` gave, of this or another backend. The bytes are copied. */
   writePage(kv: KvStore, page: number, count: number, bytes: Uint8Array): void;
+  /**
+   * Copies positions [from, from + count) of one page table to [to, to + count) of another: values as they are, keys turned and rounded to the
+   * store's type again. Throws `bad-argument`/overflow where a turned key does not fit the type; the target's positions then hold nothing.
+   */
+  movePositions(kv: KvStore, move: PositionMove): void;
   /** Gives the memory back for reuse. */
   free(resource: Weight | Tensor | KvStore): void;
   readonly ops: Ops;

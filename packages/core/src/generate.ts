@@ -58,8 +58,16 @@ export interface GenerateRequest extends SamplingOptions {
   toolChoice?: ToolChoice;
   /** @default { type: "text" } */
   responseFormat?: ResponseFormat;
-  /** @default what fits the context */
+  /** @default what fits the context; without end where it shifts */
   maxTokens?: number;
+  /**
+   * Where the context is full: stop ends the text ("length"); shift forgets half of what stands behind the first `keepTokens` and goes on, to
+   * `maxTokens` or for as long as the model does. Models without rotated keys refuse it.
+   * @default "stop"
+   */
+  contextOverflow?: "stop" | "shift";
+  /** Tokens of the beginning that a shift never forgets, such as the system message. @default 4, which models lean on */
+  keepTokens?: number;
   /** Generation ends before any of these strings. */
   stop?: readonly string[];
   /**

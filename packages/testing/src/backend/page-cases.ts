@@ -1,4 +1,11 @@
-import { halfToFloat, type KvSpec, type KvStore, type KvType, kvPositionBytes } from "@lowbit/core";
+import {
+  halfToFloat,
+  type KeyTurn,
+  type KvSpec,
+  type KvStore,
+  type KvType,
+  kvPositionBytes,
+} from "@lowbit/core";
 import { type Bench, evaluateOne, expect, expectNear, expectRefusal, numbers } from "./harness.ts";
 
 const heads = 4;
@@ -104,6 +111,55 @@ function decode(kv: KvSpec, bytes: Uint8Array, count: number): { layers: Float32
   return { layers, step };
 }
 
+/** Angles of a turn by `by` positions, for the leading `dimensions`. */
+function turn(by: number, dimensions: number, pairing: KeyTurn["pairing"]): KeyTurn {
+  const angles = new Float32Array(dimensions);
+  for (let i = 0; i < dimensions; i += 2) {
+    const angle = by * 3 ** (-i / dimensions);
+    angles.set([Math.cos(angle), Math.sin(angle)], i);
+  }
+  return { angles, pairing };
+}
+
+/** Each head's keys turned, in f64. */
+function turned(row: Float32Array, kv: KvSpec, { angles, pairing }: KeyTurn): number[] {
+  const out = [...row];
+  for (let head = 0; head < row.length; head += kv.keySize) {
+    for (let i = 0; i < angles.length / 2; i++) {
+      const a = head + (pairing === "adjacent" ? 2 * i : i);
+      const b = pairing === "adjacent" ? a + 1 : a + angles.length / 2;
+      out[a] = row[a]! * angles[2 * i]! - row[b]! * angles[2 * i + 1]!;
+      out[b] = row[a]! * angles[2 * i + 1]! + row[b]! * angles[2 * i]!;
+    }
+  }
+  return out;
+}
+
+/** Keys and values of some positions of a table, by layer, as rows; and the largest step of q8_0. */
+async function positions(
+  { backend }: Bench,
+  kv: KvStore,
+  table: Int32Array,
+  length: number,
+): Promise<{ rows: Float32Array[][][]; step: number }> {
+  const found: Float32Array[][][] = [];
+  let largestStep = 0;
+  for (let first = 0; first < length; first += kv.pageTokens) {
+    const count = Math.min(kv.pageTokens, length - first);
+    const bytes = await backend().readPage(kv, table[first / kv.pageTokens]!, count);
+    const { layers, step } = decode(kv, bytes, count);
+    largestStep = Math.max(largestStep, step);
+    for (let i = 0; i < count; i++) {
+      found.push(
+        layers.map((parts) =>
+          parts.map((values) => values.slice((i * values.length) / count, ((i + 1) * values.length) / count)),
+        ),
+      );
+    }
+  }
+  return { rows: found, step: largestStep };
+}
+
 /** Pages read out of the cache and put back. */
 export function pageCases(bench: Bench): void {
   const { check, backend } = bench;
@@ -151,6 +207,106 @@ export function pageCases(bench: Bench): void {
       backend().free(other);
     });
   }
+
+  const places: readonly (readonly [string, Int32Array])[] = [
+    ["within their pages", table],
+    ["to other pages", Int32Array.of(2, 1)],
+  ];
+  for (const type of ["f32", "f16", "q8_0"] as const) {
+    for (const [where, target] of places) {
+      check(`positions: ${type} move ${where}, keys turned, values as they are`, async () => {
+        const kv = backend().kv(spec(type));
+        await fill(bench, kv, table, 8);
+        const before = await positions(bench, kv, table, 8);
+        // The first two stay where they are, in a page that both tables have.
+        const turns = [turn(-3, kv.keySize, "halves"), turn(-3, kv.keySize - 2, "adjacent")];
+        backend().movePositions(kv, { source: table, target, from: 5, to: 2, count: 3, turns });
+        const after = await positions(bench, kv, target, 5);
+        // The kernels turn in f32; f16 and q8_0 round once more, by half a step of the largest value.
+        const bound = { f32: 1e-6, f16: 2 ** -9, q8_0: 0.57 * after.step + 1e-6 }[type];
+        for (const [position, layers] of after.rows.entries()) {
+          for (const [layer, [keys, values]] of layers.entries()) {
+            const [oldKeys, oldValues] = before.rows[position < 2 ? position : position + 3]![layer]!;
+            expect(values).toEqual(oldValues);
+            if (position < 2) expect(keys).toEqual(oldKeys);
+            else expectNear(keys!, turned(oldKeys!, kv, turns[layer]!), bound);
+          }
+        }
+        backend().free(kv);
+      });
+    }
+  }
+
+  check("positions: f32 keys that moved are what they would be there, within 1e-5", async () => {
+    const kv = backend().kv({ ...spec("f32"), layers: 1, pages: 512, keySize: 64, valueSize: 32 });
+    const [from, to, count] = [1501, 3, 500];
+    const all = Int32Array.from({ length: 512 }, (_, i) => 511 - i);
+    const width = kv.kvHeads * kv.keySize;
+    const plain = numbers(count * width, 4, 3);
+    const at = (position: number): Float32Array => {
+      const rows = new Float32Array(count * width);
+      for (let i = 0; i < count; i++) {
+        rows.set(
+          turned(plain.subarray(i * width, (i + 1) * width), kv, turn(position + i, 64, "halves")),
+          i * width,
+        );
+      }
+      return rows;
+    };
+    const write = async (position: number): Promise<void> => {
+      const ids = new Int32Array(count);
+      const batch = { tokens: ids, positions: ids.map((_, i) => position + i), sequences: ids, pages: [all] };
+      await evaluateOne(backend(), (ops) =>
+        ops.attention(
+          ops.constant(new Float32Array(count * heads * 64), count, heads * 64),
+          ops.constant(at(position), count, width),
+          ops.constant(new Float32Array(count * kv.kvHeads * 32), count, kv.kvHeads * 32),
+          { kv, layer: 0, batch, heads, scale: 0.3, window: 1 },
+        ),
+      );
+    };
+    await write(from);
+    backend().movePositions(kv, {
+      source: all,
+      target: all,
+      from,
+      to,
+      count,
+      turns: [turn(to - from, 64, "halves")],
+    });
+    const moved = (await positions(bench, kv, all, to + count)).rows.slice(to).map(([layer]) => layer![0]!);
+    await write(to);
+    const fresh = (await positions(bench, kv, all, to + count)).rows.slice(to).map(([layer]) => layer![0]!);
+    for (const [i, keys] of moved.entries()) expectNear(keys, fresh[i]!, 1e-5);
+    backend().free(kv);
+  });
+
+  check("positions: a move that cannot be is refused", async () => {
+    const kv = backend().kv(spec("f16"));
+    await fill(bench, kv, table, 8);
+    const turns = [turn(-3, 6, "halves"), turn(-3, 6, "halves")];
+    const move = { source: table, target: table, from: 5, to: 2, count: 3, turns };
+    for (const change of [
+      { to: 5 },
+      { to: 6 },
+      { to: -1 },
+      { from: 5.5 },
+      { count: 4 },
+      { count: -1 },
+      { target: Int32Array.of(2) },
+      { source: Int32Array.of(2, 3) },
+      { turns: turns.slice(1) },
+      { turns: [turns[0]!, turn(-3, 8, "halves")] },
+      { turns: [turns[0]!, { angles: new Float32Array(3), pairing: "halves" as const }] },
+    ]) {
+      expectRefusal(() => backend().movePositions(kv, { ...move, ...change }));
+    }
+    const tooLarge = { angles: Float32Array.of(5e4, 0, 5e4, 0, 5e4, 0), pairing: "halves" as const };
+    expectRefusal(() => backend().movePositions(kv, { ...move, turns: [turns[0]!, tooLarge] }));
+    backend().movePositions(kv, { ...move, count: 0 });
+    backend().free(kv);
+    expectRefusal(() => backend().movePositions(kv, move));
+  });
 
   check("pages: what is not there is refused", async () => {
     const kv = backend().kv(spec("f32"));
