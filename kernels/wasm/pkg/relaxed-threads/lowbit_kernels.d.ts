@@ -15,6 +15,7 @@ export interface InitOutput {
   readonly attention_scratch_bytes: (a: number, b: number, c: number, d: number) => number;
   readonly selftest: () => number;
   readonly looks_like_x86: () => number;
+  readonly shift_positions: (a: number) => number;
   readonly begin_pass: (a: number, b: number, c: number) => void;
   readonly work: (a: number, b: number) => number;
   readonly __heap_base: WebAssembly.Global;
@@ -36,5 +37,6 @@ export function run(a: number, b: number): number;
 export function attention_scratch_bytes(a: number, b: number, c: number, d: number): number;
 export function selftest(): number;
 export function looks_like_x86(): number;
+export function shift_positions(a: number): number;
 export function begin_pass(a: number, b: number, c: number): void;
 export function work(a: number, b: number): number;

@@ -12,6 +12,7 @@ export const run: (a: number, b: number) => number;
 export const attention_scratch_bytes: (a: number, b: number, c: number, d: number) => number;
 export const selftest: () => number;
 export const looks_like_x86: () => number;
+export const shift_positions: (a: number) => number;
 export const begin_pass: (a: number, b: number, c: number) => void;
 export const work: (a: number, b: number) => number;
 export const __heap_base: WebAssembly.Global;

@@ -15,6 +15,7 @@ export interface InitOutput {
   readonly attention_scratch_bytes: (a: number, b: number, c: number, d: number) => number;
   readonly selftest: () => number;
   readonly looks_like_x86: () => number;
+  readonly shift_positions: (a: number) => number;
   readonly _initialize: () => void;
   readonly __errno_location: () => number;
   readonly stackSave: () => number;
@@ -39,6 +40,7 @@ export function run(a: number, b: number): number;
 export function attention_scratch_bytes(a: number, b: number, c: number, d: number): number;
 export function selftest(): number;
 export function looks_like_x86(): number;
+export function shift_positions(a: number): number;
 export function stackSave(): number;
 export function stackRestore(a: number): void;
 export function stackAlloc(a: number): number;

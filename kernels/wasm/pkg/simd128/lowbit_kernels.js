@@ -85,6 +85,10 @@ export function looks_like_x86(...values) {
   return instance.looks_like_x86(...values);
 }
 
+export function shift_positions(...values) {
+  return instance.shift_positions(...values);
+}
+
 export function stackSave(...values) {
   return instance.stackSave(...values);
 }
