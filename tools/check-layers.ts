@@ -39,8 +39,8 @@ const unpublishedFrom = 7;
 const platformFiles = /^packages\/platform\/src\/node[\w-]*\.ts$/;
 
 const maxFileLines = 400;
-/** The contracts of every noun, quantization types, and what requests and answers look like. */
-const maxCoreLines = 2600;
+/** The contracts of every noun, quantization types, the portable form of cached pages, and what requests and answers look like. */
+const maxCoreLines = 2700;
 /** Numbers, not logic. */
 const tableFiles = /\/tables?\//;
 

@@ -117,6 +117,27 @@ describe("lowbit run", () => {
     expect(readFileSync(join(folder, "damaged.session"))).toEqual(damaged);
   });
 
+  it("writes beyond its context where it is told to", async () => {
+    const endless = ["--logit-bias", "2=-100", "--logit-bias", "0=-100"];
+    const args = [
+      "run",
+      "--raw",
+      "-p",
+      "Once upon a time",
+      ...greedy,
+      ...endless,
+      "--context",
+      "48",
+      "--json",
+    ];
+    const last = async (more: string[]) =>
+      JSON.parse((await lowbit([...args, ...more])).stdout.trimEnd().split("\n").at(-1) as string);
+    const tokens = (finish: { usage: { completionTokens: number } }) => finish.usage.completionTokens;
+    expect(tokens(await last([]))).toBeLessThan(49);
+    const shift = ["--context-overflow", "shift", "--keep-tokens", "8", "-n", "100"];
+    expect(tokens(await last(shift))).toBe(100);
+  });
+
   it("runs on the reference backend with another cache and context", async () => {
     const options = ["--backend", "reference", "--kv", "q8_0", "--context", "64"];
     const ended = await lowbit(["run", "-p", "What is 12 + 7?", ...greedy, ...options]);

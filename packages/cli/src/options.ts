@@ -79,6 +79,8 @@ export interface SamplingFlags extends Omit<SamplingOptions, "logitBias"> {
   readonly logitBias?: Record<number, number>;
   readonly maxTokens?: number;
   readonly guessTokens?: number;
+  readonly contextOverflow?: "stop" | "shift";
+  readonly keepTokens?: number;
   readonly stop?: string[];
 }
 
@@ -117,6 +119,13 @@ export function addSamplingOptions(command: Command): Command {
       "guess so many tokens ahead, from the text so far or with the draft (default: 0, with a draft 4)",
       parseInteger,
     )
+    .addOption(
+      new Option("--context-overflow <how>", "where the context is full (default: stop)").choices([
+        "stop",
+        "shift",
+      ]),
+    )
+    .option("--keep-tokens <count>", "tokens of the beginning that a shift keeps (default: 4)", parseInteger)
     .option("--stop <text>", "end before this text (repeatable)", collect);
 }
 
@@ -134,6 +143,8 @@ const samplingNames = [
   "seed",
   "maxTokens",
   "guessTokens",
+  "contextOverflow",
+  "keepTokens",
   "stop",
 ] as const;
 

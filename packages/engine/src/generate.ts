@@ -19,6 +19,7 @@ import type { Sequence } from "./kv-cache.ts";
 import { createLookup } from "./lookup.ts";
 import type { ModelParts } from "./model-parts.ts";
 import { type GenerateSettings, generateSettings } from "./options.ts";
+import { createOverflow, type Overflow } from "./overflow.ts";
 import { encodePrompt, noTokenizer } from "./prompt.ts";
 import type { Runner } from "./runner.ts";
 import { createSampler } from "./sampler.ts";
@@ -44,6 +45,7 @@ export async function* generate(
   const form = { responseFormat, tools, toolChoice, rendered };
   const constraint = (settings.constrained ? known(grammar, tokenizer) : grammar)?.constraint(form);
   const answer = createAnswer(tokenizer, settings.stop, grammar?.parser(form));
+  const overflow = createOverflow(runner, settings, prompt.length);
   const sequence = runner.cache.begin(prompt);
   const guessTokens = settings.guessTokens ?? (draft ? draftTokens : 0);
   const { signal } = settings;
@@ -51,7 +53,7 @@ export async function* generate(
     guessTokens > 0 ? (draft ? createDraft(draft, prompt, signal) : createLookup(prompt)) : undefined;
   const ahead = guesser && { guesser, most: guessTokens };
   try {
-    const generation = { prompt, constraint, answer, sequence, ahead };
+    const generation = { prompt, constraint, answer, sequence, ahead, overflow };
     yield* run(runner, tokenizer?.endTokens ?? new Set(), settings, generation);
   } finally {
     guesser?.close();
@@ -74,6 +76,7 @@ interface Generation {
   readonly constraint: TokenConstraint | undefined;
   readonly answer: Answer;
   readonly sequence: Sequence;
+  readonly overflow: Overflow;
   /** Guesses of at most so many tokens. */
   readonly ahead: { readonly guesser: Guesser; readonly most: number } | undefined;
 }
@@ -81,8 +84,8 @@ interface Generation {
 async function* run(
   runner: Runner,
   endTokens: ReadonlySet<number>,
-  { sampling, maxTokens, logprobs, topLogprobs, signal }: GenerateSettings,
-  { prompt, constraint, answer, sequence, ahead }: Generation,
+  { sampling, logprobs, topLogprobs, signal }: GenerateSettings,
+  { prompt, constraint, answer, sequence, ahead, overflow }: Generation,
 ): AsyncGenerator<GenerateEvent, void, void> {
   const { plan, platform } = runner;
   const cachedTokens = sequence.tokens.length;
@@ -110,7 +113,7 @@ async function* run(
   const promptMs = platform.now() - started;
 
   const generating = platform.now();
-  const most = Math.min(maxTokens, plan.contextLength - prompt.length + 1);
+  const { most } = overflow;
   const { vocabularySize } = runner.config;
   /** What the pass before guessed ahead; `logits` has a row for the token before them and for each of them. */
   let guesses: readonly number[] = [];
@@ -149,8 +152,9 @@ async function* run(
     runner.cache.settle(sequence, guesses.length - right);
     guesses = [];
     right = 0;
+    const free = overflow.room(sequence);
     if (ahead !== undefined) {
-      const room = Math.min(ahead.most, most - completionTokens - 1, plan.passRows - 1);
+      const room = Math.min(ahead.most, most - completionTokens - 1, plan.passRows - 1, free - 1);
       if (room > 0) guesses = await ahead.guesser.guess(room);
       runner.checkAlive();
       if (guesses.length > 0) runner.cache.guess(sequence, 1);

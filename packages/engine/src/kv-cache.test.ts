@@ -1,6 +1,6 @@
 import fc from "fast-check";
 import { describe, expect, it } from "vitest";
-import { createKvCache, type KvCache, type Sequence } from "./kv-cache.ts";
+import { createKvCache, type KvCache, type KvCacheOptions, type Sequence } from "./kv-cache.ts";
 
 const fill = (cache: KvCache, tokens: readonly number[]): Sequence => {
   const sequence = cache.begin(tokens);
@@ -13,11 +13,11 @@ const fill = (cache: KvCache, tokens: readonly number[]): Sequence => {
 const count = (length: number, from = 0): number[] => Array.from({ length }, (_, i) => from + i);
 
 /** For tests that do not look into pages. */
-const copyPage = (): void => undefined;
+const untouched = { copyPage: (): void => undefined, movePositions: (): void => undefined };
 
 describe("kv cache", () => {
   it("takes whole pages as they are needed and gives all back", () => {
-    const cache = createKvCache({ copyPage, pageTokens: 4, pages: 10, contextLength: 40 });
+    const cache = createKvCache({ ...untouched, pageTokens: 4, pages: 10, contextLength: 40 });
     const sequence = fill(cache, count(9));
     expect([sequence.pages.length, cache.freePages]).toEqual([3, 7]);
     cache.discard(sequence);
@@ -25,7 +25,7 @@ describe("kv cache", () => {
   });
 
   it("takes over a finished sequence that the new text continues", () => {
-    const cache = createKvCache({ copyPage, pageTokens: 4, pages: 10, contextLength: 40 });
+    const cache = createKvCache({ ...untouched, pageTokens: 4, pages: 10, contextLength: 40 });
     const first = fill(cache, count(6));
     const pages = [...first.pages];
     cache.retire(first);
@@ -35,7 +35,7 @@ describe("kv cache", () => {
   });
 
   it("shares full pages with a text that diverges, and frees the tail when room is needed", () => {
-    const cache = createKvCache({ copyPage, pageTokens: 4, pages: 5, contextLength: 20 });
+    const cache = createKvCache({ ...untouched, pageTokens: 4, pages: 5, contextLength: 20 });
     const first = fill(cache, count(18));
     const pages = [...first.pages];
     cache.retire(first);
@@ -55,6 +55,7 @@ describe("kv cache", () => {
       pageTokens: 4,
       pages: 10,
       contextLength: 40,
+      ...untouched,
       copyPage: (from, to) => void copies.push([from, to]),
     });
     const first = fill(cache, count(7));
@@ -69,16 +70,16 @@ describe("kv cache", () => {
   });
 
   it("leaves the last token to be computed", () => {
-    const cache = createKvCache({ copyPage, pageTokens: 4, pages: 10, contextLength: 40 });
+    const cache = createKvCache({ ...untouched, pageTokens: 4, pages: 10, contextLength: 40 });
     cache.retire(fill(cache, count(8)));
     expect(cache.begin(count(8)).tokens).toEqual(count(7));
-    expect(createKvCache({ copyPage, pageTokens: 4, pages: 1, contextLength: 4 }).begin([1]).tokens).toEqual(
-      [],
-    );
+    expect(
+      createKvCache({ ...untouched, pageTokens: 4, pages: 1, contextLength: 4 }).begin([1]).tokens,
+    ).toEqual([]);
   });
 
   it("frees the sequence that was used longest ago first", () => {
-    const cache = createKvCache({ copyPage, pageTokens: 4, pages: 3, contextLength: 12 });
+    const cache = createKvCache({ ...untouched, pageTokens: 4, pages: 3, contextLength: 12 });
     cache.retire(fill(cache, count(4, 100)));
     cache.retire(fill(cache, count(4, 200)));
     cache.retire(fill(cache, [...count(4, 100), 7])); // continues the first, which is young again
@@ -88,7 +89,7 @@ describe("kv cache", () => {
   });
 
   it("refuses more than a context, and says when others hold the pages", () => {
-    const cache = createKvCache({ copyPage, pageTokens: 4, pages: 3, contextLength: 8 });
+    const cache = createKvCache({ ...untouched, pageTokens: 4, pages: 3, contextLength: 8 });
     const first = fill(cache, count(8));
     expect(() => cache.reserve(first, 1)).toThrow(/9 tokens do not fit a context of 8/);
     const second = cache.fresh();
@@ -98,27 +99,96 @@ describe("kv cache", () => {
   });
 
   it("notices sequences that are used after they were given back", () => {
-    const cache = createKvCache({ copyPage, pageTokens: 4, pages: 3, contextLength: 8 });
+    const cache = createKvCache({ ...untouched, pageTokens: 4, pages: 3, contextLength: 8 });
     const sequence = fill(cache, [1]);
     cache.discard(sequence);
     expect(() => cache.append(sequence, [1])).toThrow(/given back/);
     expect(() => cache.discard(sequence)).toThrow(/given back/);
   });
 
+  it("lets others start from what is sure, not from guesses, until they are settled", () => {
+    const cache = createKvCache({ ...untouched, pageTokens: 4, pages: 20, contextLength: 40 });
+    const first = fill(cache, count(6));
+    const write = (tokens: readonly number[]) => {
+      cache.reserve(first, tokens.length);
+      cache.append(first, tokens);
+    };
+    cache.guess(first, 1);
+    write([100, 101, 102, 103]);
+    const next = [...count(6), 100, 101, 102, 103, 104];
+    expect(cache.begin(next).tokens).toEqual([...count(6), 100]);
+    cache.settle(first, 2);
+    expect(cache.begin(next).tokens).toEqual([...count(6), 100, 101]);
+    cache.guess(first, 0);
+    write([102]);
+    expect(cache.begin(next).tokens).toEqual([...count(6), 100, 101]);
+  });
+
+  it("drops tokens behind the first, and gives others no more than those", () => {
+    const moves: unknown[] = [];
+    const copies: number[][] = [];
+    const cache = createKvCache({
+      copyPage: (from, to) => void copies.push([from, to]),
+      movePositions: ({ source, target, ...rest }) => void moves.push([[...source], [...target], rest]),
+      ...{ pageTokens: 4, pages: 8, contextLength: 16 },
+    });
+    const first = fill(cache, count(16));
+    const [a, b, c, d] = first.pages;
+    const second = cache.begin([...count(9), 99]);
+    expect([...second.pages].slice(0, 2)).toEqual([a, b]);
+    cache.shift(first, 2, 7);
+    expect(first.tokens).toEqual([0, 1, 9, 10, 11, 12, 13, 14, 15]);
+    // The pages that the second reads are not written; the first one's beginning is copied.
+    const [e, f] = first.pages;
+    expect([a, b, c, d]).not.toContain(e);
+    expect(copies.at(-1)).toEqual([a, e]);
+    expect(moves).toEqual([[[a, b, c, d], [e, f, c], { from: 9, to: 2, count: 7 }]]);
+    expect(cache.begin([...first.tokens, 50]).tokens).toEqual([0, 1]);
+    cache.retire(first);
+    expect(cache.latest()).toEqual([0, 1]);
+  });
+
   it("in any order of calls: pages are never lost, never written by two, and hold what the tokens say", () => {
     const command = fc.record({
-      kind: fc.constantFrom("begin", "grow", "guess", "reserve", "preempt", "retire", "discard"),
+      kind: fc.constantFrom(
+        "begin",
+        "fork",
+        "grow",
+        "guess",
+        "reserve",
+        "shift",
+        "preempt",
+        "retire",
+        "discard",
+      ),
       which: fc.nat(5),
       tokens: fc.array(fc.nat(1), { minLength: 1, maxLength: 14 }),
     });
     fc.assert(
-      fc.property(fc.array(command, { maxLength: 60 }), (commands) => {
+      fc.property(fc.array(command, { maxLength: 60, size: "max" }), (commands) => {
         const pageTokens = 2;
         const memory = new Int32Array(24).fill(-1);
+        /** Slots that remember tokens which were dropped. */
+        const stained = new Uint8Array(24);
         const copy = (from: number, to: number): void => {
           memory.copyWithin(to * pageTokens, from * pageTokens, (from + 1) * pageTokens);
+          stained.copyWithin(to * pageTokens, from * pageTokens, (from + 1) * pageTokens);
         };
-        const cache = createKvCache({ pageTokens, pages: 12, contextLength: 16, copyPage: copy });
+        const slot = (pages: Int32Array, at: number): number =>
+          (pages[Math.floor(at / pageTokens)] ?? -1) * pageTokens + (at % pageTokens);
+        const move: KvCacheOptions["movePositions"] = ({ source, target, from, to, count }) => {
+          for (let i = 0; i < count; i++) {
+            memory[slot(target, to + i)] = memory[slot(source, from + i)] ?? -9;
+            stained[slot(target, to + i)] = 1;
+          }
+        };
+        const cache = createKvCache({
+          pageTokens,
+          pages: 12,
+          contextLength: 16,
+          copyPage: copy,
+          movePositions: move,
+        });
         const live: Sequence[] = [];
         const guessed = new Map<Sequence, number>();
         const reserve = (sequence: Sequence, count: number): boolean => {
@@ -134,16 +204,23 @@ describe("kv cache", () => {
           for (const [i, token] of tokens.entries()) {
             const page = sequence.pages[Math.floor((at + i) / pageTokens)] ?? -1;
             memory[page * pageTokens + ((at + i) % pageTokens)] = token;
+            // What follows a stain sees it.
+            const before = at + i === 0 ? 0 : (stained[slot(sequence.pages, at + i - 1)] ?? 0);
+            stained[page * pageTokens + ((at + i) % pageTokens)] = before;
           }
           cache.append(sequence, tokens);
         };
         for (const { kind, which, tokens } of commands) {
-          if (kind === "begin") {
-            const sequence = cache.begin(tokens);
+          if (kind === "begin" || kind === "fork") {
+            // Forks begin as another text that is there, guesses and all.
+            const other = kind === "fork" ? (live[which % Math.max(1, live.length)]?.tokens ?? []) : [];
+            const wanted = [...other, ...tokens].slice(0, 14);
+            const sequence = cache.begin(wanted);
             live.push(sequence);
-            expect(sequence.tokens).toEqual(tokens.slice(0, sequence.tokens.length));
-            expect(sequence.tokens.length).toBeLessThan(tokens.length);
-            write(sequence, tokens.slice(sequence.tokens.length));
+            expect(sequence.tokens).toEqual(wanted.slice(0, sequence.tokens.length));
+            expect(sequence.tokens.length).toBeLessThan(wanted.length);
+            for (const i of sequence.tokens.keys()) expect(stained[slot(sequence.pages, i)]).toBe(0);
+            write(sequence, wanted.slice(sequence.tokens.length));
           } else {
             const sequence = live[which % Math.max(1, live.length)];
             if (sequence === undefined) continue;
@@ -159,7 +236,15 @@ describe("kv cache", () => {
               write(sequence, tokens);
               guessed.set(sequence, Math.max(0, sequence.tokens.length - before - 1));
             } else if (kind === "reserve") reserve(sequence, tokens.length);
-            else if (kind === "preempt") {
+            else if (kind === "shift") {
+              const all = [...sequence.tokens, ...sequence.lost];
+              if (all.length === 0) continue;
+              const keep = which % all.length;
+              const drop = 1 + (tokens.length % (all.length - keep));
+              cache.shift(sequence, keep, drop);
+              const left = [...all.slice(0, keep), ...all.slice(keep + drop)];
+              expect([...sequence.tokens, ...sequence.lost]).toEqual(left);
+            } else if (kind === "preempt") {
               const all = [...sequence.tokens, ...sequence.lost];
               cache.preempt(sequence);
               expect([sequence.tokens, sequence.pages.length, sequence.lost]).toEqual([[], 0, all]);

@@ -1,4 +1,4 @@
-import { LowbitError } from "@lowbit/core";
+import { LowbitError, type PositionMove } from "@lowbit/core";
 
 /** One text in the cache: its tokens, and the pages that hold their keys and values. */
 export interface Sequence {
@@ -16,6 +16,8 @@ interface Entry extends Sequence {
   lost: number[];
   /** Tokens that are sure; guesses come behind them. */
   sure: number;
+  /** Tokens whose keys and values are what this text gives; behind them they remember tokens that were dropped. */
+  pure: number;
   /** Order of retirement, for eviction. */
   age: number;
 }
@@ -28,6 +30,8 @@ export interface KvCacheOptions {
   contextLength: number;
   /** Copies what a page holds over another. */
   copyPage(from: number, to: number): void;
+  /** Moves `count` positions of one page table to earlier ones of another, as `Backend.movePositions`. */
+  movePositions(move: Omit<PositionMove, "turns">): void;
 }
 
 /**
@@ -35,7 +39,7 @@ export interface KvCacheOptions {
  * sequences with the same beginning; a page that is still being filled belongs to one, and whoever shares its beginning only gets a
  * copy. Finished sequences stay until their pages are needed, so that a later text with the same beginning starts from them.
  */
-export interface KvCache extends Readonly<Omit<KvCacheOptions, "copyPage">> {
+export interface KvCache extends Readonly<Omit<KvCacheOptions, "copyPage" | "movePositions">> {
   readonly freePages: number;
   /** Sequences in use. */
   readonly running: number;
@@ -51,6 +55,11 @@ export interface KvCache extends Readonly<Omit<KvCacheOptions, "copyPage">> {
   guess(sequence: Sequence, sure: number): void;
   /** Of the guesses the last `wrong` were so: they are taken out again. */
   settle(sequence: Sequence, wrong: number): void;
+  /**
+   * Drops `drop` tokens behind the first `keep`; those behind them move up. From there on nobody else may start from more than the first
+   * `keep`, as what follows was computed from tokens that are gone. Where pages are short, what follows becomes `lost`.
+   */
+  shift(sequence: Sequence, keep: number, drop: number): void;
   /** The tokens' keys and values have been written; the lost ones come first. */
   append(sequence: Sequence, tokens: readonly number[]): void;
   /** Takes the pages of a sequence in use; its tokens become `lost`. */
@@ -66,6 +75,7 @@ export interface KvCache extends Readonly<Omit<KvCacheOptions, "copyPage">> {
   discard(sequence: Sequence): void;
 }
 
+const unbounded = Number.POSITIVE_INFINITY;
 /** More than this many finished sequences are not worth searching. */
 const maxIdle = 64;
 
@@ -77,15 +87,19 @@ export function createKvCache(options: KvCacheOptions): KvCache {
   const running = new Set<Entry>();
   let clock = 0;
 
+  const releasePage = (page: number): void => {
+    const left = (references[page] ?? 1) - 1;
+    references[page] = left;
+    if (left === 0) free.push(page);
+  };
+
   const release = (entry: Entry): void => {
-    for (const page of entry.pages) {
-      const left = (references[page] ?? 1) - 1;
-      references[page] = left;
-      if (left === 0) free.push(page);
-    }
+    for (const page of entry.pages) releasePage(page);
     entry.pages = new Int32Array(0);
     entry.tokens = [];
     entry.lost = [];
+    // Whatever comes is computed anew.
+    entry.pure = unbounded;
   };
 
   const oldest = (except?: Entry): Entry | undefined => {
@@ -113,9 +127,38 @@ export function createKvCache(options: KvCacheOptions): KvCache {
     return page;
   };
 
+  /** A page that nobody else reads, at the cost of finished sequences: the given one, or a fresh one in its place. */
+  const ownPage = (page: number): number | undefined => {
+    while ((references[page] ?? 0) > 1) {
+      const fresh = free.pop();
+      if (fresh !== undefined) {
+        references[fresh] = 1;
+        return fresh;
+      }
+      const victim = oldest();
+      if (victim === undefined) return undefined;
+      evict(victim);
+    }
+    return page;
+  };
+
+  /** Pages for the positions from `keep` on that may be written, and the ones before as they are; undefined if there are none to be had. */
+  const writablePages = (pages: Int32Array, keep: number): Int32Array | undefined => {
+    const target = pages.slice();
+    for (let i = Math.floor(keep / pageTokens); i < target.length; i++) {
+      const page = ownPage(pages[i] ?? 0);
+      if (page === undefined) {
+        for (const [j, taken] of target.entries()) if (taken !== pages[j]) releasePage(taken);
+        return undefined;
+      }
+      target[i] = page;
+    }
+    return target;
+  };
+
   const start = (tokens: number[], shared: Int32Array): Entry => {
     for (const page of shared) references[page] = (references[page] ?? 0) + 1;
-    const entry: Entry = { tokens, pages: shared, lost: [], sure: Number.POSITIVE_INFINITY, age: 0 };
+    const entry: Entry = { tokens, pages: shared, lost: [], sure: unbounded, pure: unbounded, age: 0 };
     running.add(entry);
     return entry;
   };
@@ -143,7 +186,7 @@ export function createKvCache(options: KvCacheOptions): KvCache {
       let best: Entry | undefined;
       let bestCommon = 0;
       for (const entry of [...idle, ...running]) {
-        const common = Math.min(commonPrefix(entry.tokens, reusable), entry.sure);
+        const common = Math.min(commonPrefix(entry.tokens, reusable), entry.sure, entry.pure);
         if (common > bestCommon) {
           bestCommon = common;
           best = entry;
@@ -195,10 +238,36 @@ export function createKvCache(options: KvCacheOptions): KvCache {
     },
     settle(sequence, wrong) {
       const entry = own(sequence);
-      entry.sure = Number.POSITIVE_INFINITY;
+      entry.sure = unbounded;
       const fromLost = Math.min(wrong, entry.lost.length);
       entry.lost.length -= fromLost;
       entry.tokens.length -= wrong - fromLost;
+    },
+    shift(sequence, keep, drop) {
+      const entry = own(sequence);
+      const all = [...entry.tokens, ...entry.lost];
+      const left = [...all.slice(0, keep), ...all.slice(keep + drop)];
+      const source = entry.pages;
+      const count = left.length - keep;
+      const kept = source.slice(0, Math.ceil(left.length / pageTokens));
+      const target = entry.lost.length === 0 ? writablePages(kept, keep) : undefined;
+      if (target === undefined) {
+        release(entry);
+        entry.lost = left;
+        return;
+      }
+      const seam = Math.floor(keep / pageTokens);
+      const [seamBefore, seamAfter] = [source[seam], target[seam]];
+      if (keep % pageTokens > 0 && seamBefore !== undefined && seamAfter !== undefined) {
+        if (seamBefore !== seamAfter) options.copyPage(seamBefore, seamAfter);
+      }
+      // Should the move fail, what was kept is still whole.
+      entry.tokens = left.slice(0, keep);
+      entry.pages = target;
+      entry.pure = Math.min(entry.pure, keep);
+      for (const page of source) if (!target.includes(page)) releasePage(page);
+      if (count > 0) options.movePositions({ source, target, from: keep + drop, to: keep, count });
+      entry.tokens = left;
     },
     append(sequence, tokens) {
       const entry = own(sequence);
@@ -224,13 +293,14 @@ export function createKvCache(options: KvCacheOptions): KvCache {
     retire(sequence) {
       const entry = own(sequence);
       running.delete(entry);
+      if (entry.tokens.length > entry.pure) entry.tokens.length = entry.pure;
       // Pages reserved for tokens that never came hold nothing.
       const used = Math.ceil(entry.tokens.length / pageTokens);
-      const spare: Entry = { tokens: [], pages: entry.pages.subarray(used), lost: [], sure: 0, age: 0 };
-      release(spare);
+      for (const page of entry.pages.subarray(used)) releasePage(page);
       entry.pages = entry.pages.slice(0, used);
       entry.lost = [];
-      entry.sure = Number.POSITIVE_INFINITY;
+      entry.sure = unbounded;
+      entry.pure = unbounded;
       if (entry.tokens.length === 0) return;
       entry.age = ++clock;
       idle.add(entry);

@@ -37,7 +37,13 @@ describe("forward", () => {
       config: { causal: true },
       plan: { passTokens: 128 },
       platform: testPlatform(),
-      cache: createKvCache({ pageTokens: 32, pages: 10, contextLength: 320, copyPage: () => undefined }),
+      cache: createKvCache({
+        pageTokens: 32,
+        pages: 10,
+        contextLength: 320,
+        copyPage: () => undefined,
+        movePositions: () => undefined,
+      }),
       step: async (_: unknown, chunk: readonly number[], rows: readonly number[]) => {
         sizes.push([chunk.length, rows.length]);
         return new Float32Array(rows.length);

@@ -110,6 +110,8 @@ export const requestRules: Rules<GenerateRequest> = {
   responseFormat: formatRule,
   maxTokens: integer(1, largest),
   guessTokens: integer(0, 31),
+  contextOverflow: oneOf("stop", "shift"),
+  keepTokens: integer(0, largest),
   stop: (value) =>
     Array.isArray(value) &&
     value.length <= 64 &&
@@ -142,6 +144,9 @@ export interface GenerateSettings {
   readonly maxTokens: number;
   /** Absent: as the model was loaded. */
   readonly guessTokens: number | undefined;
+  readonly contextOverflow: "stop" | "shift";
+  /** Absent: the engine's choice. */
+  readonly keepTokens: number | undefined;
   /** The answer may have to keep to a form. */
   readonly constrained: boolean;
   readonly stop: readonly string[];
@@ -182,6 +187,9 @@ export function generateSettings(
   if (request.topLogprobs !== undefined && request.topLogprobs > 0 && !request.logprobs) {
     throw wrongValue(call, "topLogprobs", request.topLogprobs, "0 where logprobs is not true");
   }
+  if (request.keepTokens !== undefined && request.contextOverflow !== "shift") {
+    throw wrongValue(call, "keepTokens", request.keepTokens, 'absent where contextOverflow is not "shift"');
+  }
   for (const id of Object.keys(request.logitBias ?? {})) {
     if (Number(id) >= vocabularySize) {
       throw wrongValue(call, "logitBias", id, `token ids below ${vocabularySize}`);
@@ -203,6 +211,8 @@ export function generateSettings(
     },
     maxTokens: request.maxTokens ?? Number.POSITIVE_INFINITY,
     guessTokens: request.guessTokens,
+    contextOverflow: request.contextOverflow ?? "stop",
+    keepTokens: request.keepTokens,
     constrained: forced || (request.responseFormat ?? { type: "text" }).type !== "text",
     stop: request.stop ?? [],
     logprobs: request.logprobs ?? false,

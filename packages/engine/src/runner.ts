@@ -2,6 +2,7 @@ import {
   type Architecture,
   type Backend,
   type ForwardContext,
+  type KeyTurn,
   type KvStore,
   LowbitError,
   type ModelConfig,
@@ -44,6 +45,8 @@ export interface Runner {
     output?: Output,
     signal?: AbortSignal,
   ): Promise<Float32Array>;
+  /** Whether the model's keys can move: `cache.shift` may be called. */
+  readonly canShift: boolean;
   /** As the backend's, of this model's cache. */
   readPage(page: number, count: number): Promise<Uint8Array>;
   writePage(page: number, count: number, bytes: Uint8Array): void;
@@ -79,8 +82,20 @@ export function createRunner(parts: RunnerParts): Runner {
     pages,
     contextLength: plan.contextLength,
     copyPage: (from, to) => backend.copyPage(kv, from, to),
+    movePositions(move) {
+      const layers = Array.from({ length: config.layers }, (_, layer) => layer);
+      const turns = layers.map((layer) => keyTurn(layer, move.to - move.from));
+      backend.movePositions(kv, { ...move, turns });
+    },
   });
   const context = forwardContext(parts);
+  const keyTurn = (layer: number, by: number): KeyTurn => {
+    if (architecture.keyTurn) return architecture.keyTurn(context, layer, by);
+    throw new LowbitError(
+      "internal",
+      `Positions of ${architecture.id} were to move, whose keys do not turn.`,
+    );
+  };
   let disposed: Promise<void> | undefined;
   let identity: Promise<Uint8Array> | undefined;
 
@@ -131,6 +146,7 @@ export function createRunner(parts: RunnerParts): Runner {
     checkAlive,
     step: (sequence, tokens, rows, output = "logits", signal = undefined) =>
       scheduler.step({ sequence, tokens, rows, output, signal }),
+    canShift: architecture.keyTurn !== undefined && config.causal !== false,
     readPage: (page, count) => backend.readPage(kv, page, count),
     writePage: (page, count, bytes) => backend.writePage(kv, page, count, bytes),
     identity: () => (identity ??= modelIdentity(config, plan, weights)),

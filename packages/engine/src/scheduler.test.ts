@@ -7,7 +7,13 @@ import { createScheduler, type Output, type Scheduler, type SchedulerParts } fro
 function fixture(options: Partial<SchedulerParts & { pages: number; contextLength: number }> = {}) {
   const pageTokens = 4;
   const { pages = 64, contextLength = 64 } = options;
-  const cache = createKvCache({ pageTokens, pages, contextLength, copyPage: () => undefined });
+  const cache = createKvCache({
+    pageTokens,
+    pages,
+    contextLength,
+    copyPage: () => undefined,
+    movePositions: () => undefined,
+  });
   const memory = new Int32Array(pages * pageTokens).fill(-1);
   const sizes: number[][] = [];
   const outputs: Output[] = [];

@@ -19,6 +19,8 @@ export interface ScriptedOptions {
   backend?: ScriptedBackendOptions;
   format?: ScriptedFormatOptions;
   memoryLimitBytes?: number;
+  /** Whether its positions may move. @default true */
+  shifts?: boolean;
   createGrammar?: CreateGrammar;
   /** What the tokenizer has beyond bytes. */
   tokenizer?: Partial<Tokenizer>;
@@ -39,7 +41,7 @@ export function scripted(options: ScriptedOptions = {}): Scripted {
     platform: testPlatform(options.memoryLimitBytes),
     backends: [backend],
     plugins: [{ name: "scripted", apiVersion: 1, formats: [format] }],
-    architectures: [scriptedArchitecture(options.script)],
+    architectures: [scriptedArchitecture(options.script, options.shifts)],
     createTokenizer: () => ({ ...byteTokenizer(), ...options.tokenizer }),
     ...(options.createGrammar && { createGrammar: options.createGrammar }),
   });

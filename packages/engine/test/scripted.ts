@@ -80,7 +80,7 @@ export function saying(tokens: readonly number[], promptLength: number): Script 
   };
 }
 
-export function scriptedArchitecture(script: Script = hashScript): Architecture {
+export function scriptedArchitecture(script: Script = hashScript, shifts = true): Architecture {
   return {
     id: "scripted",
     names: ["scripted"],
@@ -89,6 +89,8 @@ export function scriptedArchitecture(script: Script = hashScript): Architecture 
       { role: "norm", kind: "vector", shape: [embeddingSize] },
       { role: "head", kind: "linear", shape: [vocabularySize, embeddingSize], optional: true },
     ],
+    // Its keys do not turn; the backend wants to hear by how much they would.
+    ...(shifts && { keyTurn: (_, __, by) => ({ angles: Float32Array.of(by), pairing: "halves" }) }),
     forward({ ops, kv }, batch, rows, output) {
       const { tokens, pageTokens } = kv as TokenStore;
       const place = (table: Int32Array | undefined, position: number): number =>
@@ -165,6 +167,15 @@ export function scriptedBackend(options: ScriptedBackendOptions = {}): ScriptedB
       copyPage(kv, from, to) {
         const { tokens, pageTokens } = kv as TokenStore;
         tokens.copyWithin(to * pageTokens, from * pageTokens, (from + 1) * pageTokens);
+      },
+      movePositions(kv, { source, target, from, to, count, turns }) {
+        const { tokens, pageTokens } = kv as TokenStore;
+        if (turns.length !== kv.layers || turns.some(({ angles }) => angles[0] !== to - from)) {
+          throw new LowbitError("internal", "wrong turns");
+        }
+        const place = (table: Int32Array, position: number): number =>
+          (table[Math.floor(position / pageTokens)] ?? -1) * pageTokens + (position % pageTokens);
+        for (let i = 0; i < count; i++) tokens[place(target, to + i)] = tokens[place(source, from + i)] ?? -9;
       },
       // A position's four bytes of keys hold its token, the rest nothing.
       async readPage(kv, page, count) {

@@ -1,4 +1,5 @@
 import type { Architecture } from "@lowbit/core";
+import { keyTurn } from "./decoder.ts";
 import { llama } from "./llama.ts";
 import { attentionSpecs, decoderSpecs, gatedSpecs, vector } from "./specs.ts";
 
@@ -14,4 +15,5 @@ export const bitnet: Architecture = {
       vector(`${prefix}ffn.subNorm`, config.feedForwardSize),
     ]),
   forward: llama.forward,
+  keyTurn,
 };

@@ -1,6 +1,6 @@
-import type { ForwardContext, ModelConfig, Tensor, TokenBatch } from "@lowbit/core";
-import { layerNorm, rmsNorm } from "./blocks.ts";
-import { localRotationOf, ropeAngles, rotationOf } from "./rope.ts";
+import type { ForwardContext, KeyTurn, ModelConfig, RopeConfig, Tensor, TokenBatch } from "@lowbit/core";
+import { isLocal, layerNorm, rmsNorm } from "./blocks.ts";
+import { localRotationOf, type Rotation, ropeAngles, rotationOf } from "./rope.ts";
 
 /** What a layer works with. */
 export interface Pass {
@@ -69,13 +69,27 @@ function rotations(context: ForwardContext, batch: TokenBatch): Pick<Pass, "angl
   if (rope === undefined) return {};
   const constant = (angles: Float32Array): Tensor =>
     ops.constant(angles, batch.positions.length, rope.dimensions);
-  const role = factorRole(context);
-  const global = rotationOf(rope, role === undefined ? undefined : context.values(role));
   const local = config.slidingWindow === undefined ? undefined : localRotationOf(rope);
   return {
-    angles: constant(ropeAngles(global, batch.positions)),
+    angles: constant(ropeAngles(globalRotation(context, rope), batch.positions)),
     ...(local && { localAngles: constant(ropeAngles(local, batch.positions)) }),
   };
+}
+
+function globalRotation(context: ForwardContext, rope: RopeConfig): Rotation {
+  const role = factorRole(context);
+  return rotationOf(rope, role === undefined ? undefined : context.values(role));
+}
+
+/** `Architecture.keyTurn` of models that rotate: by so many positions, with the base of the layer, and without the rotation's magnitude. */
+export function keyTurn(context: ForwardContext, layer: number, by: number): KeyTurn {
+  const { config } = context;
+  const { rope } = config;
+  // Where nothing rotates, nothing of a position is in the keys.
+  if (rope === undefined) return { angles: new Float32Array(0), pairing: "halves" };
+  const local = isLocal(config, layer) ? localRotationOf(rope) : undefined;
+  const { frequencies } = local ?? globalRotation(context, rope);
+  return { angles: ropeAngles({ frequencies, magnitude: 1 }, Int32Array.of(by)), pairing: rope.pairing };
 }
 
 /**

@@ -1,6 +1,6 @@
 import type { Architecture, ModelConfig, Tensor, WeightSpec } from "@lowbit/core";
 import { feedForward, rmsNorm, selfAttention } from "./blocks.ts";
-import { type Decoder, decode, type Pass } from "./decoder.ts";
+import { type Decoder, decode, keyTurn, type Pass } from "./decoder.ts";
 import { attentionSpecs, decoderSpecs, gatedSpecs, headNormSpecs, vector } from "./specs.ts";
 
 // Checkpoints of the original store norm weights less 1; formats add it, so that here they are plain RMS norms.
@@ -47,6 +47,7 @@ export const gemma: Architecture = {
   names: ["gemma"],
   weights: (config) => decoderSpecs(config, (prefix) => layerSpecs(config, prefix)),
   forward,
+  keyTurn,
 };
 
 /** Norms behind both halves; softcaps and alternating windows follow from the configuration. */
@@ -56,6 +57,7 @@ export const gemma2: Architecture = {
   weights: (config) =>
     decoderSpecs(config, (prefix) => [...layerSpecs(config, prefix), ...postNormSpecs(config, prefix)]),
   forward,
+  keyTurn,
 };
 
 /** As Gemma 2, with norms of the query and key heads, and a rotation base of their own in layers with a window. */
@@ -69,4 +71,5 @@ export const gemma3: Architecture = {
       ...postNormSpecs(config, prefix),
     ]),
   forward,
+  keyTurn,
 };

@@ -1,6 +1,6 @@
 import type { Architecture } from "@lowbit/core";
 import { feedForward, rmsNorm, selfAttention } from "./blocks.ts";
-import { type Decoder, decode } from "./decoder.ts";
+import { type Decoder, decode, keyTurn } from "./decoder.ts";
 import { attentionSpecs, decoderSpecs, expertSpecs } from "./specs.ts";
 
 const decoder: Decoder = {
@@ -22,4 +22,5 @@ export const llama: Architecture = {
   weights: (config) =>
     decoderSpecs(config, (prefix) => [...attentionSpecs(config, prefix), ...expertSpecs(config, prefix)]),
   forward: (context, batch, rows, output) => decode(decoder, context, batch, rows, output),
+  keyTurn,
 };

@@ -1,4 +1,5 @@
 import type { Architecture } from "@lowbit/core";
+import { keyTurn } from "./decoder.ts";
 import { llama } from "./llama.ts";
 import { decoderSpecs, fusedAttentionSpecs, matrix, vector } from "./specs.ts";
 
@@ -14,4 +15,5 @@ export const phi3: Architecture = {
       matrix(`${prefix}ffn.down`, config.embeddingSize, config.feedForwardSize),
     ]),
   forward: llama.forward,
+  keyTurn,
 };

@@ -1,4 +1,5 @@
 import type { Architecture, ModelConfig, WeightSpec } from "@lowbit/core";
+import { keyTurn } from "./decoder.ts";
 import { llama } from "./llama.ts";
 import { attentionSpecs, decoderSpecs, expertSpecs, headNormSpecs } from "./specs.ts";
 
@@ -11,6 +12,7 @@ export const qwen2: Architecture = {
   weights: (config) =>
     decoderSpecs(config, (prefix) => [...attentionSpecs(config, prefix), ...expertSpecs(config, prefix)]),
   forward: llama.forward,
+  keyTurn,
 };
 
 /** Qwen 3, dense and mixture: norms of the query and key heads. */
@@ -19,6 +21,7 @@ export const qwen3: Architecture = {
   names: ["qwen3", "qwen3moe", "qwen3_moe"],
   weights: (config) => decoderSpecs(config, (prefix) => qwen3Layer(config, prefix)),
   forward: llama.forward,
+  keyTurn,
 };
 
 function qwen3Layer(config: ModelConfig, prefix: string): WeightSpec[] {

@@ -1,5 +1,7 @@
-import type { RopeConfig } from "@lowbit/core";
+import type { ForwardContext, ModelConfig, RopeConfig } from "@lowbit/core";
 import { expect, test } from "vitest";
+import { keyTurn } from "./decoder.ts";
+import { architectures } from "./index.ts";
 import { localRotationOf, ropeAngles, rotationOf } from "./rope.ts";
 
 const rope: RopeConfig = { dimensions: 64, base: 10_000, pairing: "halves" };
@@ -116,4 +118,49 @@ test("angles are cos and sin pairs, rounded from f64, also far out", () => {
       );
     });
   });
+});
+
+/** A pair of angles behind another: what comes of turning twice. */
+function after(first: Float32Array, second: Float32Array): number[] {
+  const out: number[] = [];
+  for (let i = 0; i < first.length; i += 2) {
+    const [a, b, c, d] = [first[i]!, first[i + 1]!, second[i]!, second[i + 1]!];
+    out.push(a * c - b * d, a * d + b * c);
+  }
+  return out;
+}
+
+test("keys that turn to another position are what they would be there, whatever the layer and the scaling", () => {
+  const factors = Float32Array.from({ length: 32 }, (_, i) => 1 + i / 8);
+  const scalings: readonly (readonly [RopeConfig, readonly number[]])[] = [
+    [rope, [0]],
+    [{ ...rope, pairing: "adjacent", scaling: { kind: "linear", factor: 4 } }, [0]],
+    [{ ...rope, scaling: { kind: "yarn", factor: 4, originalContextLength: 1024 } }, [0]],
+    [{ ...rope, scaling: { kind: "factors", attentionFactor: 1.19 } }, [0]],
+    // Layers 4 and 6 see a window and have a base of their own, layer 5 sees all.
+    [{ ...rope, base: 1e6, localBase: 1e4, scaling: { kind: "linear", factor: 8 } }, [4, 5, 6]],
+  ];
+  for (const [rotation, layers] of scalings) {
+    const windows = layers.length > 1 ? { slidingWindow: 8, slidingPattern: 6 } : {};
+    const context = {
+      config: { rope: rotation, contextLength: 4096, ...windows } as unknown as ModelConfig,
+      kv: { pages: 128, pageTokens: 32 },
+      has: (role: string) => role === "rope.factors",
+      values: () => factors,
+    } as unknown as ForwardContext;
+    for (const layer of layers) {
+      const local = layers.length > 1 && layer !== 5 ? localRotationOf(rotation) : undefined;
+      const own = local ?? rotationOf(rotation, rotation.scaling?.kind === "factors" ? factors : undefined);
+      const { angles, pairing } = keyTurn(context, layer, -1200);
+      expect(pairing).toBe(rotation.pairing);
+      const moved = after(ropeAngles(own, Int32Array.of(1700)), angles);
+      const there = ropeAngles(own, Int32Array.of(500));
+      for (const [i, value] of moved.entries()) expect(Math.abs(value - there[i]!)).toBeLessThan(3e-7);
+    }
+  }
+});
+
+test("every family whose positions are a rotation lets them move; learned positions do not", () => {
+  const fixed = architectures.filter(({ keyTurn: turn }) => turn === undefined).map(({ id }) => id);
+  expect(fixed).toEqual(["gpt2"]);
 });
