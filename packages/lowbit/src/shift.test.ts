@@ -78,6 +78,25 @@ describe("a full context that shifts", () => {
     expect(new Set(plain.tokens).size).toBeGreaterThan(25);
   });
 
+  it("says the same on two threads, with a draft and from a session that was saved on one", async () => {
+    const request: GenerateRequest = {
+      ...{ prompt: "Once upon a time", temperature: 0, maxTokens: 120, contextOverflow: "shift" },
+      logitBias: { 0: -100, 1: -100, 2: -100 },
+    };
+    await using plain = await load(picoGguf, { contextLength, threads: 1 });
+    const { tokens } = await plain.complete(request);
+    const bytes = await plain.saveSession({ prompt: "Once upon a time" });
+    await using draft = await load(picoGguf, { contextLength, threads: 2 });
+    await using model = await load(picoGguf, { contextLength, threads: 2, sequences: 3, draft });
+    expect(model.info.backendDescription).toContain("2 threads");
+    const restored = await model.restoreSession(bytes);
+    const texts = await Promise.all(
+      [0, 3, 5].map((guessTokens) => model.complete({ ...request, guessTokens })),
+    );
+    for (const text of texts) expect(text.tokens).toEqual(tokens);
+    expect(texts[0]?.usage.cachedTokens).toBe(restored.tokens.length - 1);
+  });
+
   it("is refused by a model with learned positions", async () => {
     await using model = await load(await tinyModelBytes({ architecture: "gpt2" }), { contextLength });
     await expect(
