@@ -92,8 +92,9 @@ export const ceilings: readonly Ceiling[] = [
   {
     name: "@lowbit/engine",
     file: "packages/engine/src/index.ts",
-    gzipBytes: 16_500,
-    reason: "planning, loading, the paged cache, batching (1.6 kB), sampling, generation",
+    gzipBytes: 21_500,
+    reason:
+      "planning, loading, the paged cache, batching (1.6 kB), sampling, generation, drafts, sessions, shifting (4 kB)",
   },
   {
     name: "@lowbit/convert",
@@ -110,8 +111,8 @@ export const ceilings: readonly Ceiling[] = [
   {
     name: "@lowbit/kernels-wasm",
     file: "kernels/wasm/src/index.ts",
-    gzipBytes: 16_500,
-    reason: "memory, repacking, the recorder and threads; the modules are weighed below",
+    gzipBytes: 17_500,
+    reason: "memory, repacking, the recorder, threads, pages and shifts; the modules are weighed below",
   },
   {
     name: "@lowbit/kernels-wasm, relaxed module",
@@ -135,7 +136,7 @@ export const ceilings: readonly Ceiling[] = [
     name: "lowbit in a web page",
     file: "packages/lowbit/src/index.ts",
     whole: true,
-    gzipBytes: 204_000,
+    gzipBytes: 209_000,
     reason:
       "readers and writers of every format, conversion, the template engine, structured output (19 kB), sources and caches; without the modules",
   },
@@ -143,9 +144,9 @@ export const ceilings: readonly Ceiling[] = [
     name: "a web page that runs GGUF",
     file: "tools/gguf-page.ts",
     whole: true,
-    gzipBytes: 112_000,
+    gzipBytes: 117_000,
     reason:
-      "what a page downloads that puts its own engine together: engine, kernels, GGUF with its writer, tokenizers, sources and caches (13 kB); with a module, 150 kB in all",
+      "what a page downloads that puts its own engine together: engine, kernels, GGUF with its writer, tokenizers (17 kB), sources and caches (13 kB); a module comes on top",
   },
   {
     name: "@lowbit/server",
@@ -170,14 +171,14 @@ export const ceilings: readonly Ceiling[] = [
     name: "@lowbit/ai-provider in a web page",
     file: "packages/ai-provider/src/index.ts",
     whole: true,
-    gzipBytes: 214_000,
+    gzipBytes: 219_000,
     reason:
       "lowbit itself, which is a chunk of its own and loaded for locations alone, and the AI SDK's errors (3 kB)",
   },
   {
     name: "@lowbit/cli",
     file: "packages/cli/src/index.ts",
-    gzipBytes: 12_500,
+    gzipBytes: 13_000,
     reason: "six commands",
   },
   {
