@@ -76,7 +76,7 @@ build() { # variant, extra compile flags
     local effort=-O3
     case $(basename "$source" .c) in
       # Nothing in them takes long: what they weigh counts more.
-      embed | linear | linear-dense | ops | run | selftest | shift) effort=-Os ;;
+      embed | linear-dense | ops | run | selftest | shift) effort=-Os ;;
     esac
     emcc "${compile[@]}" "$effort" "-I$here/c" "$@" -c "$source" -o "$object"
   done
