@@ -37,22 +37,39 @@ static inline uint32_t read_unsigned(const Field *field, const uint8_t *block, i
   return value;
 }
 
-// Codes of at most 8 bits, piece by piece: the inner loop is a load, a shift and an and.
+// Sixteen values of a piece in a row, at their place in the value. `run` is not RUN_ANY.
+static inline v128_t read_run(const Piece *piece, int32_t run, const uint8_t *block, int32_t i) {
+  uint32_t position = piece->positions[i];
+  const uint8_t *at = block + (position >> 3);
+  v128_t bits;
+  if (run == RUN_BYTES) {
+    bits = wasm_u8x16_shr(wasm_v128_load(at), position & 7);
+  } else {
+    v128_t two = wasm_i8x16_swizzle(wasm_v128_load16_splat(at), wasm_i8x16_const(0, 0, 0, 0, 0, 0, 0, 0, 1, 1, 1, 1, 1, 1, 1, 1));
+    v128_t each = wasm_i8x16_const(1, 2, 4, 8, 16, 32, 64, -128, 1, 2, 4, 8, 16, 32, 64, -128);
+    bits = wasm_i8x16_ne(wasm_v128_and(two, each), wasm_i8x16_splat(0));
+  }
+  return wasm_i8x16_shl(wasm_v128_and(bits, wasm_i8x16_splat((int8_t)((1 << piece->bits) - 1))), (uint32_t)piece->shift);
+}
+
+// Codes of at most 8 bits, piece by piece, sixteen at a time where they lie in order.
 static void read_codes(const TypeInfo *type, const uint8_t *block, uint8_t *codes) {
   const Field *field = type->code;
   for (int32_t p = 0; p < field->pieces; p++) {
-    const uint16_t *positions = field->piece[p].positions;
-    uint32_t mask = (1u << field->piece[p].bits) - 1;
-    int32_t shift = field->piece[p].shift;
-    if (p == 0) {
-      for (int32_t i = 0; i < field->count; i++) {
-        uint32_t position = positions[i];
-        codes[i] = (uint8_t)((*(const unaligned16 *)(block + (position >> 3)) >> (position & 7)) & mask);
+    const Piece *piece = field->piece + p;
+    uint32_t mask = (1u << piece->bits) - 1;
+    for (int32_t i = 0; i < field->count;) {
+      int32_t run = i + 16 <= field->count ? piece->runs[i / 16] : RUN_ANY;
+      if (run != RUN_ANY) {
+        v128_t bits = read_run(piece, run, block, i);
+        wasm_v128_store(codes + i, p == 0 ? bits : wasm_v128_or(bits, wasm_v128_load(codes + i)));
+        i += 16;
+        continue;
       }
-    } else {
-      for (int32_t i = 0; i < field->count; i++) {
-        uint32_t position = positions[i];
-        codes[i] |= (uint8_t)(((*(const unaligned16 *)(block + (position >> 3)) >> (position & 7)) & mask) << shift);
+      for (int32_t end = i + 16 < field->count ? i + 16 : field->count; i < end; i++) {
+        uint32_t position = piece->positions[i];
+        uint32_t bits = ((*(const unaligned16 *)(block + (position >> 3)) >> (position & 7)) & mask) << piece->shift;
+        codes[i] = (uint8_t)(p == 0 ? bits : codes[i] | bits);
       }
     }
   }
@@ -109,7 +126,10 @@ static void read_row(const PackCall *call, int32_t row, uint8_t *levels) {
       read_codes(type, block, levels + at);
     }
   }
-  if (type->stored) {
+  if (type->moved) {
+    // Levels from 0 become the signed bytes around 0.
+    for (int32_t i = 0; i < columns; i++) levels[i] = (uint8_t)(levels[i] - type->moved);
+  } else if (type->stored) {
     for (int32_t i = 0; i < columns; i++) levels[i] = type->stored[levels[i]];
   }
   for (int32_t i = columns; i < call->segment->columns; i++) levels[i] = 0;

@@ -9,7 +9,11 @@ typedef struct {
   const uint16_t *positions;
   int32_t bits;   // 1 to 32
   int32_t shift;  // of the piece in the value
+  const uint8_t *runs;  // how each 16 values in a row lie: RUN_ANY, RUN_BYTES, RUN_BITS
 } Piece;
+
+// RUN_BYTES: in as many consecutive bytes, at the same place of each. RUN_BITS: single bits, one after the other, from a byte's lowest on.
+enum { RUN_ANY = 0, RUN_BYTES = 1, RUN_BITS = 2 };
 
 typedef struct {
   int32_t per;  // weights that share a value
@@ -79,6 +83,7 @@ typedef struct TypeInfo {
   int32_t parity;
   const Field *delta;
   const uint8_t *stored;   // the byte stored for each level; 0: the level
+  int32_t moved;           // not 0: what is stored is the level less this
   const float *floats;     // FLOATS: value of each code; 16 or 256
   int32_t form;            // FLOATS: of their values
   int32_t zero_format;     // ZERO_FLOAT: how the file holds the zero points

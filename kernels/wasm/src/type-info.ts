@@ -37,6 +37,7 @@ export function typeInfo(layout: PackedLayout): Image {
     layout.stored.length > 0
       ? image.data(Int8Array.from({ length: 256 }, (_, i) => layout.stored[i] ?? 0))
       : 0,
+    movedBy(layout.stored),
     layout.floats ? image.data(layout.floats) : 0,
     layout.form,
     superFormats[layout.zeroFormat ?? ""] ?? 0,
@@ -46,7 +47,7 @@ export function typeInfo(layout: PackedLayout): Image {
 }
 
 const scaleInfoWords = 9;
-const typeInfoWords = 6 + 2 * scaleInfoWords + 4 + 15;
+const typeInfoWords = 6 + 2 * scaleInfoWords + 4 + 16;
 
 /** A byte offset in the image; the address is added when it is placed. */
 interface Pointer {
@@ -131,8 +132,13 @@ function scaleWords(image: ImageWriter, scale: ScalePlan | undefined): (number |
 
 function fieldPointer(image: ImageWriter, field: FieldPlan | undefined): number | Pointer {
   if (field === undefined) return 0;
-  const offset = image.reserve(5 + 3 * field.pieces.length);
-  const pieces = field.pieces.flatMap((piece) => [image.data(piece.positions), piece.bits, piece.shift]);
+  const offset = image.reserve(5 + 4 * field.pieces.length);
+  const pieces = field.pieces.flatMap(({ positions, bits, shift }) => [
+    image.data(positions),
+    bits,
+    shift,
+    image.data(runsOf(positions, bits)),
+  ]);
   image.write(offset, [
     field.per,
     field.count,
@@ -142,6 +148,26 @@ function fieldPointer(image: ImageWriter, field: FieldPlan | undefined): number 
     ...pieces,
   ]);
   return { offset };
+}
+
+/** How sixteen values in a row lie: the enum of c/type.h. */
+const runs = { any: 0, bytes: 1, bits: 2 } as const;
+
+function runsOf(positions: Uint16Array, bits: number): Uint8Array {
+  return Uint8Array.from({ length: Math.max(1, Math.floor(positions.length / 16)) }, (_, run) => {
+    const first = positions[16 * run] ?? 0;
+    const every = (step: number): boolean =>
+      positions.length >= 16 * (run + 1) &&
+      positions.subarray(16 * run, 16 * (run + 1)).every((position, i) => position === first + i * step);
+    if ((first % 8) + bits <= 8 && every(8)) return runs.bytes;
+    return bits === 1 && first % 8 === 0 && every(1) ? runs.bits : runs.any;
+  });
+}
+
+/** n if what is stored for each level is the level less n, as for integers around 0; else 0. */
+function movedBy(stored: Int8Array): number {
+  const n = -(stored[0] ?? 0);
+  return stored.every((value, level) => value === level - n) ? n : 0;
 }
 
 function float(value: number): number {
