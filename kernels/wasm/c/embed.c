@@ -50,29 +50,30 @@ static float rounded(int32_t format, float x) {
 
 static void put(float *y, float value, int adds) { *y = adds ? *y + value : value; }
 
-static void embed_packed(const Segment *s, const uint8_t *band, int row, float *y) {
+// `columns` columns of the chunk at `base`.
+static void embed_chunk(const Segment *s, const uint8_t *base, int32_t columns, int row, float *y) {
   int lane = row % 4, quarter = row / 4;
   const TypeInfo *type = s->type;
   ScaleWalk walk = {0}, min_walk = {0};
   v128_t scale = wasm_f32x4_splat(0), min = wasm_f32x4_splat(0);
   v128_t table = wasm_v128_load(type->table);
   uint32_t quarter_bytes = (uint32_t)(16 * type->width);
-  const uint8_t *planes = band + s->codes_at + (uint32_t)quarter * quarter_bytes;
+  const uint8_t *planes = base + s->codes_at + (uint32_t)quarter * quarter_bytes;
   // Zero points are subtracted before scaling: alone, without the scales they share.
   Scale zeros = type->min;
   zeros.format = SCALE_NONE;
   zeros.multiplier = 1;
   const Scale *mins_of = type->has_min == ZERO ? &zeros : &type->min;
-  for (int32_t column = 0; column < s->columns; column += 4) {
+  for (int32_t column = 0; column < columns; column += 4) {
     int quad = column / 4 % 8;
     v128_t codes = quad_codes(type->width, planes + (uint32_t)(column / 32) * 4 * quarter_bytes, quad);
     if (type->mode == TABLE || type->mode == SIGNED_TABLE) codes = lookup(table, codes);
     int8_t bytes[16];
     float scales[4], mins[4];
     wasm_v128_store(bytes, codes);
-    wasm_v128_store(scales, next_scale(&type->scale, quarter, band + s->super_at, band + s->sub_at, &walk, &scale));
+    wasm_v128_store(scales, next_scale(&type->scale, quarter, base + s->super_at, base + s->sub_at, &walk, &scale));
     if (type->has_min) {
-      wasm_v128_store(mins, next_scale(mins_of, quarter, band + s->min_super_at, band + s->min_sub_at, &min_walk, &min));
+      wasm_v128_store(mins, next_scale(mins_of, quarter, base + s->min_super_at, base + s->min_sub_at, &min_walk, &min));
     }
     for (int i = 0; i < 4; i++) {
       float level = type->mode == FLOATS ? type->floats[(uint8_t)bytes[4 * lane + i]]
@@ -82,6 +83,13 @@ static void embed_packed(const Segment *s, const uint8_t *band, int row, float *
       if (type->has_min == MIN || type->has_min == ZERO_FLOAT) product -= mins[lane];
       put(y + column + i, rounded(type->round, product), s->flags & SEGMENT_ADDS);
     }
+  }
+}
+
+static void embed_packed(const Segment *s, const uint8_t *band, int row, float *y) {
+  for (int32_t chunk = 0; chunk < s->columns; chunk += s->chunk, band += s->chunk_bytes) {
+    int32_t left = s->columns - chunk;
+    embed_chunk(s, band, left < s->chunk ? left : s->chunk, row, y + chunk);
   }
 }
 

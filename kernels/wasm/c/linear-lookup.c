@@ -110,24 +110,31 @@ static void decode(const TypeInfo *type, const ByteTables *tables, const uint8_t
   else decode_as(type->width, ANY_FLOATS, type->group, type->has_min != NO_MIN, tables, floats, planes, scales, mins, blocks, out);
 }
 
-void strip_lookup(const Segment *segment, const uint8_t *band, const Strip *strip, v128_t *acc) {
+// Columns [first, first + columns) of the chunk at `base`; `column` is the first one's in x.
+static void strip_partial(const Segment *segment, const uint8_t *base, int32_t first, int32_t columns, int32_t column, const ByteTables *tables,
+                          const Strip *strip, v128_t *acc) {
   const TypeInfo *type = segment->type;
-  ByteTables tables = byte_tables(type->floats);
   v128_t decoded[PARTIAL * QUARTERS], scales[QUARTERS * PARTIAL / 16], mins[QUARTERS * PARTIAL / 16];
   uint32_t quarter_bytes = (uint32_t)(16 * type->width);
-  int32_t subnormal = segment->flags & SEGMENT_SUBNORMAL;
-  for (int32_t first = 0; first < segment->columns; first += PARTIAL) {
-    int32_t left = segment->columns - first;
-    int32_t columns = left < PARTIAL ? left : PARTIAL;
-    int32_t groups = columns / type->group;
-    expand(&type->scale, 1.0f, band + segment->super_at, band + segment->sub_at, first, groups, type->group, subnormal, scales);
-    if (type->has_min) {
-      expand(&type->min, 1.0f, band + segment->min_super_at, band + segment->min_sub_at, first, groups, type->group, subnormal, mins);
+  int32_t subnormal = segment->flags & SEGMENT_SUBNORMAL, groups = columns / type->group;
+  expand(&type->scale, 1.0f, base + segment->super_at, base + segment->sub_at, first, groups, type->group, subnormal, scales);
+  if (type->has_min) {
+    expand(&type->min, 1.0f, base + segment->min_super_at, base + segment->min_sub_at, first, groups, type->group, subnormal, mins);
+  }
+  const uint8_t *planes = base + segment->codes_at + (uint32_t)(first / 32) * QUARTERS * quarter_bytes;
+  for (uint32_t r = 0; r < QUARTERS; r++) {
+    decode(type, tables, planes + r * quarter_bytes, scales + r, mins + r, columns / 32, decoded + r);
+  }
+  partial_dense(dense_kernels + 2 * DENSE_F32, (const uint8_t *)decoded, 16, strip, column, columns, acc);
+}
+
+void strip_lookup(const Segment *segment, const uint8_t *band, const Strip *strip, v128_t *acc) {
+  ByteTables tables = byte_tables(segment->type->floats);
+  for (int32_t chunk = 0; chunk < segment->columns; chunk += segment->chunk, band += segment->chunk_bytes) {
+    int32_t left = segment->columns - chunk, columns = left < segment->chunk ? left : segment->chunk;
+    for (int32_t first = 0; first < columns; first += PARTIAL) {
+      int32_t rest = columns - first;
+      strip_partial(segment, band, first, rest < PARTIAL ? rest : PARTIAL, segment->from + chunk + first, &tables, strip, acc);
     }
-    const uint8_t *planes = band + segment->codes_at + (uint32_t)(first / 32) * QUARTERS * quarter_bytes;
-    for (uint32_t r = 0; r < QUARTERS; r++) {
-      decode(type, &tables, planes + r * quarter_bytes, scales + r, mins + r, columns / 32, decoded + r);
-    }
-    partial_dense(dense_kernels + 2 * DENSE_F32, (const uint8_t *)decoded, 16, strip, segment->from + first, columns, acc);
   }
 }

@@ -1,8 +1,8 @@
-// Packed segments: scales are expanded to f32 once per row strip and column chunk, then the tiles run over all tokens.
+// Packed segments: scales are expanded to f32 once per band and piece of a chunk, then the tiles run over all tokens.
 #include "linear-internal.h"
 
-// Columns per chunk: its scales (8 kB), eight rows' codes and four tokens' activations fit the level-1 cache.
-enum { CHUNK_BLOCKS = 64, CHUNK = 32 * CHUNK_BLOCKS };
+// Most columns at a time, where a chunk has more: their scales (8 kB), eight rows' codes and four tokens' activations fit the level-1 cache.
+enum { PIECE = 2048 };
 
 static const Kernel *choose(const TypeInfo *type) {
   enum { HOLDINGS = 12 };
@@ -74,7 +74,7 @@ INLINE void expand_flat(float factor, const uint8_t *super, int32_t first, int32
   }
 }
 
-// A super-scale per many groups, which begin with the chunk, and a byte per group.
+// A super-scale per many groups, which begin with the piece, and a byte per group.
 INLINE void expand_nested(int32_t format, int32_t sub_kind, const Scale *scale, float unit, const uint8_t *super, const uint8_t *sub,
                           int32_t first, int32_t groups, int32_t group, v128_t *out) {
   uint32_t next = QUARTERS * (uint32_t)(first / scale->super_per);
@@ -151,64 +151,71 @@ static void subtract_mins(const v128_t *mins, int32_t blocks, int32_t group, con
 
 // ---------------------------------------------------------------- strips
 
-static void point_at(TileCall *call, const Segment *segment, const Strip *strip, const uint8_t *plane, uint32_t stride, int32_t token,
-                     int32_t i, int32_t chunk) {
+static void point_at(TileCall *call, const Strip *strip, const uint8_t *plane, uint32_t stride, int32_t token, int32_t i, int32_t column) {
   const Activation *a = strip->quantized;
-  uint32_t block = strip->row[token] * (uint32_t)a->stride + (uint32_t)((segment->from + chunk) / 32);
+  uint32_t block = strip->row[token] * (uint32_t)a->stride + (uint32_t)(column / 32);
   call->codes[i] = plane + block * stride;
   call->meta[i] = a->meta + block * META_BYTES;
 }
 
-void strip_packed(const Segment *segment, const uint8_t *band, const Strip *strip, v128_t *acc) {
+// Columns [first, first + 32 · blocks) of the chunk at `base`; `column` is the first one's in x.
+static void strip_piece(const Segment *segment, const uint8_t *base, int32_t first, int32_t blocks, int32_t column, const Strip *strip,
+                        v128_t *acc) {
   const TypeInfo *type = segment->type;
   const Kernel *kernel = choose(type);
   uint32_t stride;
   const uint8_t *plane = plane_of(type, strip->quantized, &stride);
   uint32_t quarter_bytes = (uint32_t)(16 * type->width);
   int32_t subnormal = segment->flags & SEGMENT_SUBNORMAL;
-  v128_t scales[QUARTERS * CHUNK / 16], mins[QUARTERS * CHUNK / 16];
+  v128_t scales[QUARTERS * PIECE / 16], mins[QUARTERS * PIECE / 16];
   v128_t constants[2] = {wasm_i32x4_splat(-type->zero & 0xffff), wasm_v128_load(type->table)};
-  for (int32_t chunk = 0; chunk < segment->columns; chunk += CHUNK) {
-    int32_t left = (segment->columns - chunk) / 32;
-    int32_t blocks = left < CHUNK_BLOCKS ? left : CHUNK_BLOCKS;
-    int32_t groups = blocks * (32 / type->group);
-    expand(&type->scale, type->unit, band + segment->super_at, band + segment->sub_at, chunk, groups, type->group, subnormal, scales);
-    if (type->has_min) {
-      expand(&type->min, 1.0f, band + segment->min_super_at, band + segment->min_sub_at, chunk, groups, type->group, subnormal, mins);
+  int32_t groups = blocks * (32 / type->group);
+  expand(&type->scale, type->unit, base + segment->super_at, base + segment->sub_at, first, groups, type->group, subnormal, scales);
+  if (type->has_min) {
+    expand(&type->min, 1.0f, base + segment->min_super_at, base + segment->min_sub_at, first, groups, type->group, subnormal, mins);
+  }
+  TileCall call = {.blocks = blocks, .constants = constants};
+  const uint8_t *codes = base + segment->codes_at + (uint32_t)(first / 32) * QUARTERS * quarter_bytes;
+  int32_t t = 0;
+  for (; t + 2 <= strip->tokens; t += TILE_TOKENS) {
+    int32_t rest = strip->tokens - t;
+    int32_t tokens = rest < TILE_TOKENS ? rest : TILE_TOKENS;
+    for (int32_t i = 0; i < TILE_TOKENS; i++) {
+      point_at(&call, strip, plane, stride, t + (i < tokens ? i : tokens - 1), i, column);
     }
-    TileCall call = {.blocks = blocks, .constants = constants};
-    const uint8_t *codes = band + segment->codes_at + (uint32_t)(chunk / 32) * QUARTERS * quarter_bytes;
-    int32_t t = 0;
-    for (; t + 2 <= strip->tokens; t += TILE_TOKENS) {
-      int32_t rest = strip->tokens - t;
-      int32_t tokens = rest < TILE_TOKENS ? rest : TILE_TOKENS;
-      for (int32_t i = 0; i < TILE_TOKENS; i++) {
-        point_at(&call, segment, strip, plane, stride, t + (i < tokens ? i : tokens - 1), i, chunk);
-      }
-      // A tile that is not full repeats its last token in spare accumulators.
-      v128_t spare[TILE_TOKENS * QUARTERS], *to = acc + QUARTERS * t;
-      if (tokens < TILE_TOKENS) {
-        for (int32_t i = 0; i < TILE_TOKENS * QUARTERS; i++) spare[i] = to[i < tokens * QUARTERS ? i : 0];
-        to = spare;
-      }
-      for (int32_t r = 0; r < QUARTERS; r += TILE_QUARTERS) {
-        call.weights = codes + (uint32_t)r * quarter_bytes;
-        call.scales = scales + r;
-        call.acc = to + r;
-        kernel[1](&call);
-      }
-      for (int32_t i = 0; i < tokens && type->has_min; i++) {
-        subtract_mins(mins, blocks, type->group, call.meta[i], to + QUARTERS * i);
-      }
-      for (int32_t i = 0; i < tokens * QUARTERS && to == spare; i++) acc[QUARTERS * t + i] = spare[i];
+    // A tile that is not full repeats its last token in spare accumulators.
+    v128_t spare[TILE_TOKENS * QUARTERS], *to = acc + QUARTERS * t;
+    if (tokens < TILE_TOKENS) {
+      for (int32_t i = 0; i < TILE_TOKENS * QUARTERS; i++) spare[i] = to[i < tokens * QUARTERS ? i : 0];
+      to = spare;
     }
-    if (t < strip->tokens) {
-      point_at(&call, segment, strip, plane, stride, t, 0, chunk);
-      call.weights = codes;
-      call.scales = scales;
-      call.acc = acc + QUARTERS * t;
-      kernel[0](&call);
-      if (type->has_min) subtract_mins(mins, blocks, type->group, call.meta[0], acc + QUARTERS * t);
+    for (int32_t r = 0; r < QUARTERS; r += TILE_QUARTERS) {
+      call.weights = codes + (uint32_t)r * quarter_bytes;
+      call.scales = scales + r;
+      call.acc = to + r;
+      kernel[1](&call);
+    }
+    for (int32_t i = 0; i < tokens && type->has_min; i++) {
+      subtract_mins(mins, blocks, type->group, call.meta[i], to + QUARTERS * i);
+    }
+    for (int32_t i = 0; i < tokens * QUARTERS && to == spare; i++) acc[QUARTERS * t + i] = spare[i];
+  }
+  if (t < strip->tokens) {
+    point_at(&call, strip, plane, stride, t, 0, column);
+    call.weights = codes;
+    call.scales = scales;
+    call.acc = acc + QUARTERS * t;
+    kernel[0](&call);
+    if (type->has_min) subtract_mins(mins, blocks, type->group, call.meta[0], acc + QUARTERS * t);
+  }
+}
+
+void strip_packed(const Segment *segment, const uint8_t *band, const Strip *strip, v128_t *acc) {
+  for (int32_t chunk = 0; chunk < segment->columns; chunk += segment->chunk, band += segment->chunk_bytes) {
+    int32_t left = segment->columns - chunk, columns = left < segment->chunk ? left : segment->chunk;
+    for (int32_t first = 0; first < columns; first += PIECE) {
+      int32_t rest = columns - first;
+      strip_piece(segment, band, first, (rest < PIECE ? rest : PIECE) / 32, segment->from + chunk + first, strip, acc);
     }
   }
 }

@@ -48,8 +48,9 @@ enum { DENSE_F32 = 0, DENSE_F16 = 1, DENSE_BF16 = 2, PACKED = 3, LOOKUP = 4 };
 struct TypeInfo;  // type.h: what a quantization type compiles to
 
 // Columns [from, from + columns) of a weight; those of planes are multiples of 32, and where the file's columns are fewer the rest is to meet
-// zeros. Rows lie in bands of 16 (padded with zeros), so that a product reads memory in one rising stream, which processors fetch ahead; a band
-// is one record of `band_bytes`, a multiple of 64. The bands of expert e begin at data + e · bands · band_bytes.
+// zeros. Rows lie in bands of 16 (padded with zeros), and a band of planes in chunks of `chunk` columns, each its scales and then its codes, so
+// that a product reads memory in one rising stream, which processors fetch ahead. A chunk takes `chunk_bytes`, the last one perhaps less, a band
+// `band_bytes`; both are multiples of 64. The bands of expert e begin at data + e · bands · band_bytes.
 typedef struct {
   int32_t kind;
   int32_t from;
@@ -57,12 +58,14 @@ typedef struct {
   uint32_t band_bytes;
   const uint8_t *data;
   const struct TypeInfo *type;  // PACKED, LOOKUP
-  uint32_t super_at;            // byte offsets in a band; unused ones are 0
+  uint32_t super_at;            // byte offsets in a chunk; unused ones are 0
   uint32_t sub_at;
   uint32_t min_super_at;
   uint32_t min_sub_at;
   uint32_t codes_at;
   int32_t flags;
+  int32_t chunk;
+  uint32_t chunk_bytes;
 } Segment;
 
 // SEGMENT_ADDS: it overlaps an earlier one, so that embed must add. SEGMENT_SUBNORMAL: some f16 super-scale is subnormal or 0 (the packer sets it).

@@ -157,8 +157,8 @@ static void store_plane(const v128_t *quads, int low, int bits, uint8_t *out) {
   }
 }
 
-static void store_planes(const uint8_t *levels, uint32_t stride, int32_t width, uint8_t *out) {
-  for (uint32_t column = 0; column < stride; column += 32, out += 4 * 16 * width) {
+static void store_planes(const uint8_t *levels, uint32_t stride, int32_t columns, int32_t width, uint8_t *out) {
+  for (int32_t column = 0; column < columns; column += 32, out += 4 * 16 * width) {
     v128_t quads[8];
     for (int32_t quad = 0; quad < 8; quad++) quads[quad] = quad_of(levels + column, stride, quad);
     switch (width) {
@@ -235,10 +235,26 @@ static int32_t store_products(const TypeInfo *type, const uint8_t *block, int32_
   return PACK_OK;
 }
 
+// The scales of row r of a band, chunk by chunk.
+static int32_t store_row(Segment *s, const uint8_t *blocks, int32_t columns, int32_t r, uint8_t *chunk) {
+  const TypeInfo *type = s->type;
+  for (int32_t from = 0; from < columns; from += s->chunk, chunk += s->chunk_bytes) {
+    int32_t count = columns - from < s->chunk ? columns - from : s->chunk;
+    const uint8_t *block = blocks + from / type->block * type->block_bytes;
+    int32_t status = store_scales(s, &type->scale, block, count, r, chunk + s->super_at, chunk + s->sub_at);
+    if (status == PACK_OK && type->has_min == ZERO_FLOAT) {
+      status = store_products(type, block, count, r, chunk + s->min_super_at);
+    } else if (status == PACK_OK && type->has_min) {
+      status = store_scales(s, &type->min, block, count, r, chunk + s->min_super_at, chunk + s->min_sub_at);
+    }
+    if (status != PACK_OK) return status;
+  }
+  return PACK_OK;
+}
+
 EXPORT(pack_rows) int32_t pack_rows(const PackCall *call) {
   Segment *s = call->segment;
-  const TypeInfo *type = s->type;
-  uint32_t stride = (uint32_t)s->columns;
+  uint32_t stride = (uint32_t)s->columns, quarter_bytes = (uint32_t)(16 * s->type->width);
   int32_t columns = given_columns(call);
   uint8_t *band = call->out;
   for (int32_t first = 0; first < call->rows; first += 16, band += s->band_bytes) {
@@ -247,16 +263,13 @@ EXPORT(pack_rows) int32_t pack_rows(const PackCall *call) {
       uint8_t *levels = call->levels + (uint32_t)(r % 4) * stride;
       if (r % 4 == 0) __builtin_memset(levels, 0, 4 * stride);
       read_row(call, first + r, levels);
-      const uint8_t *blocks = call->blocks + (uint32_t)(first + r) * call->row_bytes;
-      int32_t status = store_scales(s, &type->scale, blocks, columns, r, band + s->super_at, band + s->sub_at);
-      if (status == PACK_OK && type->has_min == ZERO_FLOAT) {
-        status = store_products(type, blocks, columns, r, band + s->min_super_at);
-      } else if (status == PACK_OK && type->has_min) {
-        status = store_scales(s, &type->min, blocks, columns, r, band + s->min_super_at, band + s->min_sub_at);
-      }
+      int32_t status = store_row(s, call->blocks + (uint32_t)(first + r) * call->row_bytes, columns, r, band);
       if (status != PACK_OK) return status;
-      if (r % 4 == 3 || first + r + 1 == call->rows) {
-        store_planes(call->levels, stride, type->width, band + s->codes_at + (uint32_t)(r / 4 * 16 * type->width));
+      if (r % 4 != 3 && first + r + 1 < call->rows) continue;
+      uint8_t *chunk = band + s->codes_at + (uint32_t)(r / 4) * quarter_bytes;
+      for (int32_t from = 0; from < s->columns; from += s->chunk, chunk += s->chunk_bytes) {
+        int32_t count = s->columns - from < s->chunk ? s->columns - from : s->chunk;
+        store_planes(call->levels + from, stride, count, s->type->width, chunk);
       }
     }
   }

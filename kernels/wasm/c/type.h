@@ -27,7 +27,7 @@ typedef struct {
 enum { SCALE_NONE = 0, SCALE_F32 = 1, SCALE_F16 = 2, SCALE_BF16 = 3, SCALE_TABLE = 4 };
 enum { SUB_NONE = 0, SUB_UNSIGNED = 1, SUB_SIGNED = 2 };
 
-// super · (sub + offset) · multiplier; an absent super or sub counts as 1. In a band the super of row r and index i is item 16i + r
+// super · (sub + offset) · multiplier; an absent super or sub counts as 1. In a chunk the super of row r and index i is item 16i + r
 // of its plane (items of 4, 2, 2 or 1 bytes by format), the sub likewise (bytes).
 typedef struct {
   int32_t format;

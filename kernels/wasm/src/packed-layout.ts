@@ -210,17 +210,24 @@ export function needsIndex(plan: QuantPlan): boolean {
   return plan.family === "book" && !(direct && plan.index.every((level, i) => level === i));
 }
 
-/** Byte offsets of the parts of a band of sixteen rows (c/linear.h), and its size. `columns`: a multiple of 32. */
+/** A band of sixteen rows (c/linear.h): byte offsets of the parts of a chunk, and sizes. `columns`: a multiple of 32. */
 export interface BandShape {
   readonly superAt: number;
   readonly subAt: number;
   readonly minSuperAt: number;
   readonly minSubAt: number;
   readonly codesAt: number;
+  /** Columns of a chunk; the last one may have fewer. */
+  readonly chunk: number;
+  readonly chunkBytes: number;
   readonly bytes: number;
 }
 
+/** Columns that a chunk is to have, about: its codes take 4 to 16 kB, what processors fetch ahead well. */
+const chunkColumns = 1024;
+
 export function bandShape(layout: PackedLayout, columns: number): BandShape {
+  const chunk = chunkOf(layout, columns);
   let end = 0;
   const place = (bytes: number): number => {
     const at = end;
@@ -229,9 +236,9 @@ export function bandShape(layout: PackedLayout, columns: number): BandShape {
   };
   const parts = (scale: ScalePlan | undefined): readonly [number, number] => [
     place(
-      scale?.super ? Math.ceil(columns / scale.super.per) * bandRows * superItemBytes(scale.super.format) : 0,
+      scale?.super ? Math.ceil(chunk / scale.super.per) * bandRows * superItemBytes(scale.super.format) : 0,
     ),
-    place(scale?.sub ? Math.ceil(columns / scale.sub.per) * bandRows : 0),
+    place(scale?.sub ? Math.ceil(chunk / scale.sub.per) * bandRows : 0),
   ];
   const [superAt, subAt] = parts(layout.plan.scale);
   const { min, plan } = layout;
@@ -240,8 +247,27 @@ export function bandShape(layout: PackedLayout, columns: number): BandShape {
   const minSuperAt = shared ? superAt : ownSuperAt;
   // Scales first, as they are read first; both parts are whole cache lines.
   const codesAt = Math.ceil(end / 64) * 64;
-  const codeBytes = (columns / 32) * 16 * layout.width * (bandRows / 4);
-  return { superAt, subAt, minSuperAt, minSubAt, codesAt, bytes: codesAt + codeBytes };
+  const codeBytes = (count: number): number => (count / 32) * 16 * layout.width * (bandRows / 4);
+  const chunkBytes = codesAt + codeBytes(chunk);
+  const whole = Math.ceil(columns / chunk) - 1;
+  const bytes = whole * chunkBytes + codesAt + codeBytes(columns - whole * chunk);
+  return { superAt, subAt, minSuperAt, minSubAt, codesAt, chunk, chunkBytes, bytes };
+}
+
+/** Chunks of equal size, of whole blocks and scale groups; or one, where those are long. */
+function chunkOf({ plan, min }: PackedLayout, columns: number): number {
+  const scales = min ? [plan.scale, min] : [plan.scale];
+  const pers = scales.flatMap((scale) => [scale.super?.per ?? 1, scale.sub?.per ?? 1]);
+  const unit = [plan.type.block, 32, ...pers].reduce(leastCommonMultiple);
+  const count = Math.ceil(columns / chunkColumns);
+  const chunk = Math.ceil(columns / count / unit) * unit;
+  return unit > chunkColumns ? columns : Math.min(chunk, columns);
+}
+
+function leastCommonMultiple(a: number, b: number): number {
+  let [x, y] = [a, b];
+  while (y > 0) [x, y] = [y, x % y];
+  return (a / x) * b;
 }
 
 /** Bytes of a stored super-scale. */

@@ -69,6 +69,8 @@ describe("random blocks", () => {
         [3, 2],
         [5, 3],
         [7, 4],
+        // Several chunks of columns, the last one shorter.
+        [18, type.block > 32 ? 9 : 71],
       ] as const) {
         const columns = Math.max(32, type.block) * blocks;
         expectExact(type, randomBlocks(type, (rows * columns) / type.block, random), columns);

@@ -46,7 +46,7 @@ export function activationBytes(rows: number, columns: number): number {
 }
 
 const headerWords = 8;
-const segmentWords = 12;
+const segmentWords = 14;
 
 /** Holds no memory until the first upload. */
 export function createWeights(heap: Heap, kernels: WeightExports): Weights {
@@ -149,6 +149,7 @@ export function createWeights(heap: Heap, kernels: WeightExports): Weights {
           const scales = shape
             ? [shape.superAt, shape.subAt, shape.minSuperAt, shape.minSubAt, shape.codesAt]
             : [0, 0, 0, 0, 0];
+          const chunk = shape ? [shape.chunk, shape.chunkBytes] : [0, 0];
           const type = typeAddresses[i] ?? 0;
           const words = [
             layout.kind,
@@ -161,7 +162,7 @@ export function createWeights(heap: Heap, kernels: WeightExports): Weights {
           ];
           const held = { segment, layout, data, address: address + 4 * (headerWords + segmentWords * i) };
           data += dataBytes[i]!;
-          head.push(...words, adds[i] ? 1 : 0);
+          head.push(...words, adds[i] ? 1 : 0, ...chunk);
           return held;
         });
         heap.words.set(head, address / 4);
