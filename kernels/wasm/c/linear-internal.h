@@ -29,7 +29,7 @@ void expand(const Scale *scale, float unit, const uint8_t *super, const uint8_t 
 
 enum { TILE_TOKENS = 4, TILE_QUARTERS = 2 };
 
-// One token by four quarters, or TILE_TOKENS by TILE_QUARTERS. Pointers are to the first block, or column of dense kernels, whose x are f32.
+// One token, or TILE_TOKENS, by four quarters; dense kernels of several tokens take TILE_QUARTERS. Pointers are to the first block, or column of dense kernels, whose x are f32.
 typedef struct {
   const uint8_t *weights;             // of the first quarter; of all four a block (column) follows the other
   const v128_t *scales;               // [group][QUARTERS]

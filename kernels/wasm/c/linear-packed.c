@@ -189,12 +189,10 @@ static void strip_piece(const Segment *segment, const uint8_t *base, int32_t fir
       for (int32_t i = 0; i < TILE_TOKENS * QUARTERS; i++) spare[i] = to[i < tokens * QUARTERS ? i : 0];
       to = spare;
     }
-    for (int32_t r = 0; r < QUARTERS; r += TILE_QUARTERS) {
-      call.weights = codes + (uint32_t)r * quarter_bytes;
-      call.scales = scales + r;
-      call.acc = to + r;
-      kernel[1](&call);
-    }
+    call.weights = codes;
+    call.scales = scales;
+    call.acc = to;
+    kernel[1](&call);
     for (int32_t i = 0; i < tokens && type->has_min; i++) {
       subtract_mins(mins, blocks, type->group, call.meta[i], to + QUARTERS * i);
     }

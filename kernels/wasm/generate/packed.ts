@@ -90,8 +90,13 @@ export class PackedWriter {
     this.#loadConstants();
     if (this.#resident) this.#eachSum((sum, offset) => this.#copy(() => e.load("acc", offset), sum));
     e.op("loop");
-    for (let part = 0; part < 32 / group; part++) this.#group(part);
-    e.advance("weights", quarters * 16 * width);
+    const turns = quarters / this.#k.quarters;
+    const groups = (): void => {
+      for (let part = 0; part < 32 / group; part++) this.#group(part);
+      e.advance("weights", this.#k.quarters * 16 * width);
+    };
+    if (turns === 1) groups();
+    else this.#eachTurn(turns, groups);
     for (const t of this.#tokens) {
       e.advance(`x${t}`, activationStride(this.#k).block);
       e.advance(`m${t}`, meta.bytes);
@@ -109,6 +114,22 @@ export class PackedWriter {
       });
     }
     return e.text(symbol);
+  }
+
+  /** Goes through the quarters of a block some at a time, in the order in which they lie in memory. */
+  #eachTurn(turns: number, body: () => void): void {
+    const e = this.#e;
+    const turnBytes = stripBytes / turns;
+    e.op(`i32.const ${turns}`);
+    e.set("turns", "i32");
+    e.op("loop");
+    body();
+    for (const pointer of ["scales", "acc"]) e.advance(pointer, turnBytes);
+    e.get("turns");
+    e.op("i32.const -1", "i32.add");
+    e.tee("turns");
+    e.op("br_if 0", "end_loop");
+    for (const pointer of ["scales", "acc"]) e.advance(pointer, -stripBytes);
   }
 
   #copy(value: () => void, to: string): void {
