@@ -32,6 +32,7 @@ function loadOptions(flags: LoadFlags, signal: AbortSignal): LoadOptions {
     backend: flags.backend,
     ...(flags.context === undefined ? {} : { contextLength: flags.context }),
     ...(flags.kv === undefined ? {} : { kvCache: flags.kv }),
+    ...(flags.threads === undefined ? {} : { threads: flags.threads }),
     signal,
   };
 }

@@ -37,6 +37,7 @@ export interface LoadFlags {
   readonly backend: string;
   readonly context?: number;
   readonly kv?: "f32" | "f16" | "q8_0";
+  readonly threads?: number;
   readonly cache?: boolean;
 }
 
@@ -71,6 +72,11 @@ export function addLoadOptions(command: Command): Command {
     )
     .addOption(
       new Option("--kv <type>", "number type of the key/value cache").choices(["f32", "f16", "q8_0"]),
+    )
+    .option(
+      "--threads <count>",
+      "threads that compute, at most one for each processor (default: what serves the model)",
+      parseCount,
     );
 }
 

@@ -56,6 +56,9 @@ export async function serveFolder(
       "content-type": types[extname(path)] ?? "application/octet-stream",
       etag: `"${bytes.length}"`,
       "content-length": body.length,
+      // So that pages are cross-origin isolated, and may share memory with workers.
+      "cross-origin-opener-policy": "same-origin",
+      "cross-origin-embedder-policy": "require-corp",
       ...(from !== undefined && {
         "content-range": `bytes ${start}-${start + body.length - 1}/${bytes.length}`,
       }),

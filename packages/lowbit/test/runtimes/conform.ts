@@ -23,8 +23,10 @@ export interface Conduct {
   readonly build: string;
 }
 
-/** By model, then by build: "simd128", plain SIMD, or "auto", what the runtime's engine allows. */
-export type Conformance = Readonly<Record<"gguf" | "gptq", Readonly<Record<"simd128" | "auto", Conduct>>>>;
+/** By model, then by build: "simd128", plain SIMD; "auto", what the runtime's engine allows; "threads", that on two threads, where there are such. */
+export type Conformance = Readonly<
+  Record<"gguf" | "gptq", Readonly<Record<"simd128" | "auto", Conduct> & { threads?: Conduct }>>
+>;
 
 const prompts = [
   "What is 12 + 7?",
@@ -49,22 +51,29 @@ async function conduct(model: Model): Promise<Conduct> {
 export async function conform(
   locations: Readonly<Record<"gguf" | "gptq", string | FileSet>>,
 ): Promise<Conformance> {
-  const one = async (location: string | FileSet, variant: "simd128" | "auto"): Promise<Conduct> => {
+  const here = platform();
+  const one = async (
+    location: string | FileSet,
+    variant: "simd128" | "auto",
+    threads: number,
+  ): Promise<Conduct> => {
     const engine = createEngine({
-      platform: platform(),
+      // Whatever the machine has, two threads are to be tried.
+      platform: { ...here, ...(here.threads && { threads: { ...here.threads, processors: 2 } }) },
       backends: [wasm({ variant })],
       plugins: [gguf(), safetensors(), gptq()],
       architectures,
       createTokenizer,
     });
-    const model = await engine.load(location, { contextLength: 512 });
+    const model = await engine.load(location, { contextLength: 512, threads });
     const result = await conduct(model);
     await model.dispose();
     return result;
   };
   const both = async (location: string | FileSet) => ({
-    simd128: await one(location, "simd128"),
-    auto: await one(location, "auto"),
+    simd128: await one(location, "simd128", 1),
+    auto: await one(location, "auto", 1),
+    ...(here.threads && { threads: await one(location, "auto", 2) }),
   });
   return { gguf: await both(locations.gguf), gptq: await both(locations.gptq) };
 }
