@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# Builds pkg/{simd128,relaxed} and pkg/{simd128,relaxed}-threads from c/*.c: wasm-pack's layout, without Rust.
+# Builds pkg/{simd128,relaxed}, pkg/{simd128,relaxed}-threads and pkg/relaxed-memory64, which has threads, from c/*.c: wasm-pack's layout, without
+# Rust.
 #   build.sh           rebuild
 #   build.sh --check   rebuild elsewhere and compare with what is committed
 # Needs emcc 3.1.6, clang-19 and lld-19 (Debian: emscripten clang-19 lld-19 llvm-19) and the workspace's Node 24 and binaryen.
@@ -55,20 +56,22 @@ link=(-O1 -Wno-version-check --no-entry -sSTANDALONE_WASM -sWASM_BIGINT -sIMPORT
   -sMAXIMUM_MEMORY=4294967296 -sTOTAL_STACK=65536 -sINITIAL_MEMORY=262144 -sFILESYSTEM=0
   -Wl,--export=__heap_base)
 # emcc links shared memory only with its own runtime. Each thread is an instance, and is given a stack by the host.
-link_shared=(--no-entry --import-memory --shared-memory --initial-memory=262144 --max-memory=4294967296 -z stack-size=65536
+link_shared=(--no-entry --import-memory --shared-memory --initial-memory=262144 -z stack-size=65536
   --gc-sections --strip-debug --export=__heap_base --export=__stack_pointer)
 
 build() { # variant, extra compile flags
   local variant=$1
   shift
-  local objects=()
+  local objects=() pointer=i32 compiler=(emcc -Wno-version-check)
+  # Emscripten has no libraries for 64-bit memory; nothing here needs any.
+  if [ "$variant" = relaxed-memory64 ]; then pointer=i64 compiler=(clang-19 --target=wasm64); fi
   mkdir -p "$work/$variant" "$out/$variant"
-  node "$here/generate/kernels.ts" "${variant%-threads}" "$work/$variant"
+  node "$here/generate/kernels.ts" "${variant%%-*}" "$pointer" "$work/$variant"
   objects+=("$work/$variant/kernels.o")
-  emcc -Wno-version-check -msimd128 "$@" -c "$work/$variant/kernels.s" -o "$work/$variant/kernels.o"
+  "${compiler[@]}" -msimd128 "$@" -c "$work/$variant/kernels.s" -o "$work/$variant/kernels.o"
   for source in "$here"/c/*.c "$work/$variant/kernel-table.c"; do
     case $variant/$(basename "$source") in
-      *-threads/*) ;;
+      *-*/*) ;;
       */threads.c) continue ;;
     esac
     local object="$work/$variant/$(basename "$source" .c).o"
@@ -78,14 +81,16 @@ build() { # variant, extra compile flags
       # Nothing in them takes long: what they weigh counts more.
       embed | linear-dense | ops | run | selftest | shift) effort=-Os ;;
     esac
-    emcc "${compile[@]}" "$effort" "-I$here/c" "$@" -c "$source" -o "$object"
+    "${compiler[@]}" "${compile[@]}" "$effort" "-I$here/c" "$@" -c "$source" -o "$object"
   done
+  local module="$work/$variant/lowbit_kernels_bg.wasm"
   case $variant in
-    *-threads) wasm-ld-19 "${link_shared[@]}" "${objects[@]}" -o "$work/$variant/lowbit_kernels_bg.wasm" ;;
-    *) emcc "${link[@]}" "$@" "${objects[@]}" -o "$work/$variant/lowbit_kernels_bg.wasm" ;;
+    *-memory64) wasm-ld-19 -mwasm64 "${link_shared[@]}" --max-memory=17179869184 "${objects[@]}" -o "$module" ;;
+    *-threads) wasm-ld-19 "${link_shared[@]}" --max-memory=4294967296 "${objects[@]}" -o "$module" ;;
+    *) emcc "${link[@]}" "$@" "${objects[@]}" -o "$module" ;;
   esac
-  llvm-objcopy-19 --remove-section=name --remove-section=producers "$work/$variant/lowbit_kernels_bg.wasm"
-  install -m 644 "$work/$variant/lowbit_kernels_bg.wasm" "$out/$variant/"
+  llvm-objcopy-19 --remove-section=name --remove-section=producers "$module"
+  install -m 644 "$module" "$out/$variant/"
   node "$here/generate/glue.ts" "$out/$variant" "$variant"
 }
 
@@ -93,6 +98,7 @@ build simd128 -msimd128
 build relaxed -mrelaxed-simd
 build simd128-threads -msimd128 -matomics
 build relaxed-threads -mrelaxed-simd -matomics
+build relaxed-memory64 -mrelaxed-simd -matomics
 
 if [ "$check" = 1 ]; then
   diff -r "$here/pkg" "$out" > "$work/diff" || {

@@ -24,7 +24,7 @@ typedef struct {
 static Slots slots(const KvLayer *kv, int32_t page, int32_t head, int32_t slot, int32_t values) {
   int32_t size = values ? kv->value_size : kv->key_size;
   uint32_t index = ((uint32_t)head << kv->page_shift) + (uint32_t)slot;
-  uint8_t *base = kv->data + (uint32_t)page * kv->page_bytes;
+  uint8_t *base = AT(uint8_t *, kv->data) + (uintptr_t)page * kv->page_bytes;
   uint32_t element = kv->type == KV_F32 ? 4 : kv->type == KV_F16 ? 2 : 1;
   Slots result = {base + (values ? kv->values_at : 0) + index * (uint32_t)size * element, 0};
   if (kv->type == KV_Q8_0) {

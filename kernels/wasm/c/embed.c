@@ -53,7 +53,7 @@ static void put(float *y, float value, int adds) { *y = adds ? *y + value : valu
 // `columns` columns of the chunk at `base`.
 static void embed_chunk(const Segment *s, const uint8_t *base, int32_t columns, int row, float *y) {
   int lane = row % 4, quarter = row / 4;
-  const TypeInfo *type = s->type;
+  const TypeInfo *type = AT(const TypeInfo *, s->type);
   ScaleWalk walk = {0}, min_walk = {0};
   v128_t scale = wasm_f32x4_splat(0), min = wasm_f32x4_splat(0);
   v128_t table = wasm_v128_load(type->table);
@@ -76,7 +76,7 @@ static void embed_chunk(const Segment *s, const uint8_t *base, int32_t columns, 
       wasm_v128_store(mins, next_scale(mins_of, quarter, base + s->min_super_at, base + s->min_sub_at, &min_walk, &min));
     }
     for (int i = 0; i < 4; i++) {
-      float level = type->mode == FLOATS ? type->floats[(uint8_t)bytes[4 * lane + i]]
+      float level = type->mode == FLOATS ? AT(const float *, type->floats)[(uint8_t)bytes[4 * lane + i]]
                                          : (float)(bytes[4 * lane + i] - type->zero) * type->unit;
       if (type->has_min == ZERO) level -= mins[lane];
       float product = scales[lane] * level;
@@ -115,10 +115,10 @@ EXPORT(embed_rows) void embed_rows(const Weight *weight, const int32_t *ids, int
     if (weight->flags & WEIGHT_GAPS) __builtin_memset(y, 0, (uint32_t)weight->in * 4);
     for (int32_t i = 0; i < weight->segments; i++) {
       const Segment *s = weight->segment + i;
-      const uint8_t *band = s->data + (uintptr_t)((uint32_t)expert * (uint32_t)weight->bands + (uint32_t)(row / 16)) * s->band_bytes;
+      const uint8_t *band = AT(const uint8_t *, s->data) + (uintptr_t)((uint32_t)expert * (uint32_t)weight->bands + (uint32_t)(row / 16)) * s->band_bytes;
       if (s->kind >= PACKED) embed_packed(s, band, row % 16, y + s->from);
       else embed_dense(s, band, row % 16, y + s->from);
     }
-    for (int32_t k = 0; k < weight->in && weight->row_scale; k++) y[k] *= weight->row_scale[ids[t]];
+    for (int32_t k = 0; k < weight->in && weight->row_scale; k++) y[k] *= AT(const float *, weight->row_scale)[ids[t]];
   }
 }

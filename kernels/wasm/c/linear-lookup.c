@@ -102,7 +102,7 @@ INLINE void decode_as(int32_t width, int32_t form, int32_t group, int has_min, c
 // The usual types apart, so that the compiler knows their constants.
 static void decode(const TypeInfo *type, const ByteTables *tables, const uint8_t *planes, const v128_t *scales, const v128_t *mins,
                    int32_t blocks, v128_t *out) {
-  const float *floats = type->floats;
+  const float *floats = AT(const float *, type->floats);
   int usual = type->group == 32 && !type->has_min;
   if (usual && type->width == 4) decode_as(4, ANY_FLOATS, 32, 0, tables, floats, planes, scales, mins, blocks, out);
   else if (usual && type->form == E4M3) decode_as(8, E4M3, 32, 0, tables, floats, planes, scales, mins, blocks, out);
@@ -113,7 +113,7 @@ static void decode(const TypeInfo *type, const ByteTables *tables, const uint8_t
 // Columns [first, first + columns) of the chunk at `base`; `column` is the first one's in x.
 static void strip_partial(const Segment *segment, const uint8_t *base, int32_t first, int32_t columns, int32_t column, const ByteTables *tables,
                           const Strip *strip, v128_t *acc) {
-  const TypeInfo *type = segment->type;
+  const TypeInfo *type = AT(const TypeInfo *, segment->type);
   v128_t decoded[PARTIAL * QUARTERS], scales[QUARTERS * PARTIAL / 16], mins[QUARTERS * PARTIAL / 16];
   uint32_t quarter_bytes = (uint32_t)(16 * type->width);
   int32_t subnormal = segment->flags & SEGMENT_SUBNORMAL, groups = columns / type->group;
@@ -129,7 +129,7 @@ static void strip_partial(const Segment *segment, const uint8_t *base, int32_t f
 }
 
 void strip_lookup(const Segment *segment, const uint8_t *band, const Strip *strip, v128_t *acc) {
-  ByteTables tables = byte_tables(segment->type->floats);
+  ByteTables tables = byte_tables(AT(const float *, AT(const TypeInfo *, segment->type)->floats));
   for (int32_t chunk = 0; chunk < segment->columns; chunk += segment->chunk, band += segment->chunk_bytes) {
     int32_t left = segment->columns - chunk, columns = left < segment->chunk ? left : segment->chunk;
     for (int32_t first = 0; first < columns; first += PARTIAL) {

@@ -161,7 +161,7 @@ static void point_at(TileCall *call, const Strip *strip, const uint8_t *plane, u
 // Columns [first, first + 32 · blocks) of the chunk at `base`; `column` is the first one's in x.
 static void strip_piece(const Segment *segment, const uint8_t *base, int32_t first, int32_t blocks, int32_t column, const Strip *strip,
                         v128_t *acc) {
-  const TypeInfo *type = segment->type;
+  const TypeInfo *type = AT(const TypeInfo *, segment->type);
   const Kernel *kernel = choose(type);
   uint32_t stride;
   const uint8_t *plane = plane_of(type, strip->quantized, &stride);

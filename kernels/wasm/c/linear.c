@@ -26,22 +26,22 @@ static void strip_rows(const LinearCall *call, const Strip *strip, int32_t first
   for (int32_t r = 0; r < QUARTERS; r++) {
     v128_t start = wasm_f32x4_splat(0);
     if (weight->bias && !weight->row_scale && r < quarters) {
-      start = load_rows(weight->bias + call->expert * weight->out + row + 4 * r, left - 4 * r);
+      start = load_rows(AT(const float *, weight->bias) + call->expert * weight->out + row + 4 * r, left - 4 * r);
     }
     for (int32_t t = 0; t < strip->tokens; t++) acc[QUARTERS * t + r] = start;
   }
   for (int32_t i = 0; i < weight->segments; i++) {
     const Segment *segment = weight->segment + i;
     uint32_t index = (uint32_t)call->expert * (uint32_t)weight->bands + (uint32_t)(row / BAND_ROWS);
-    const uint8_t *band = segment->data + (uintptr_t)index * segment->band_bytes;
+    const uint8_t *band = AT(const uint8_t *, segment->data) + (uintptr_t)index * segment->band_bytes;
     if (segment->kind == PACKED) strip_packed(segment, band, strip, acc);
     else if (segment->kind == LOOKUP) strip_lookup(segment, band, strip, acc);
     else strip_dense(segment, band, strip, acc);
   }
   for (int32_t r = 0; r < quarters && weight->row_scale; r++) {
     int32_t first = call->expert * weight->out + row + 4 * r;
-    v128_t factor = load_rows(weight->row_scale + first, left - 4 * r);
-    v128_t bias = weight->bias ? load_rows(weight->bias + first, left - 4 * r) : wasm_f32x4_splat(0);
+    v128_t factor = load_rows(AT(const float *, weight->row_scale) + first, left - 4 * r);
+    v128_t bias = weight->bias ? load_rows(AT(const float *, weight->bias) + first, left - 4 * r) : wasm_f32x4_splat(0);
     for (int32_t t = 0; t < strip->tokens; t++) {
       v128_t *sum = acc + QUARTERS * t + r;
       *sum = wasm_f32x4_add(wasm_f32x4_mul(*sum, factor), bias);

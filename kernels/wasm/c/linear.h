@@ -1,11 +1,12 @@
 // Linear weights in linear memory: the structs that TypeScript writes (src/weights.ts) and the calls on them.
-// Every field is one 32-bit word. Pointers are byte addresses and may exceed 2 GiB: treat them as unsigned.
+// Every field that it writes is one 32-bit word.
 #ifndef LOWBIT_LINEAR_H
 #define LOWBIT_LINEAR_H
 
 #include <stdint.h>
 #include <wasm_simd128.h>
 
+#include "address.h"
 #include "part.h"
 
 #define EXPORT(name) __attribute__((export_name(#name)))
@@ -56,8 +57,8 @@ typedef struct {
   int32_t from;
   int32_t columns;
   uint32_t band_bytes;
-  const uint8_t *data;
-  const struct TypeInfo *type;  // PACKED, LOOKUP
+  Address data;                 // bytes
+  Address type;                 // TypeInfo, PACKED, LOOKUP
   uint32_t super_at;            // byte offsets in a chunk; unused ones are 0
   uint32_t sub_at;
   uint32_t min_super_at;
@@ -66,6 +67,7 @@ typedef struct {
   int32_t flags;
   int32_t chunk;
   uint32_t chunk_bytes;
+  int32_t reserved[2];          // segments are aligned to 16 bytes
 } Segment;
 
 // SEGMENT_ADDS: it overlaps an earlier one, so that embed must add. SEGMENT_SUBNORMAL: some f16 super-scale is subnormal or 0 (the packer sets it).
@@ -78,10 +80,10 @@ typedef struct {
   int32_t in;       // columns of x as the kernels are given it: in the order that the weight wants, with zeros between segments
   int32_t experts;
   int32_t bands;    // ⌈out / 16⌉
-  const float *bias;  // [experts · out] or 0
+  Address bias;     // float [experts · out] or 0
   int32_t flags;    // WEIGHT_QUANTIZES: some segment is packed, so linear() needs the Activation; WEIGHT_GAPS: columns that no segment covers
   int32_t segments;
-  const float *row_scale;  // [experts · out], multiplies before the bias; or 0
+  Address row_scale;  // float [experts · out], multiplies before the bias; or 0
   Segment segment[];
 } Weight;
 

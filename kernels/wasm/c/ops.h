@@ -4,6 +4,7 @@
 #ifndef LOWBIT_OPS_H
 #define LOWBIT_OPS_H
 
+#include "address.h"
 #include "part.h"
 
 // ---------------------------------------------------------------- ops.c
@@ -53,7 +54,7 @@ enum { KV_F32 = 0, KV_F16 = 1, KV_Q8_0 = 2 };
 // `values_at`; each is [kv_heads][page_tokens][size] elements. q8_0: int8 codes so ordered, then at `key_scales_at`
 // (`value_scales_at`) the f16 scales, [kv_heads][page_tokens][size / 32].
 typedef struct {
-  uint8_t *data;
+  Address data;
   uint32_t page_bytes;
   uint32_t values_at;
   uint32_t key_scales_at;

@@ -41,7 +41,7 @@ typedef union {
 
 #define INT(i) (a[i].integer)
 #define REAL(i) (a[i].real)
-#define POINTER(i) ((void *)(uintptr_t)a[i].address)
+#define POINTER(i) AT(void *, a[i].address)
 
 // Each expert with its tokens as one linear call. Entry i of ids [n, k] reads row i / k of x, or row i if `spread`, and writes
 // row i. `scratch`: (2·entries + experts + 1) words for each thread, which sort the entries for themselves.
@@ -94,7 +94,7 @@ static void run_linear(const Word *a, Part part) {
 // KvLayer's fields in order, then the rest of AttentionCall in order.
 static AttentionCall attention_call(const Word *a) {
   return (AttentionCall){
-      .kv = {POINTER(0), a[1].address, a[2].address, a[3].address, a[4].address, INT(5), INT(6), INT(7), INT(8), INT(9)},
+      .kv = {a[0].address, a[1].address, a[2].address, a[3].address, a[4].address, INT(5), INT(6), INT(7), INT(8), INT(9)},
       .q = POINTER(10),
       .k = POINTER(11),
       .v = POINTER(12),
@@ -162,7 +162,8 @@ uint32_t run_phase(const uint32_t *list, uint32_t at, Part part) {
 }
 
 // Runs `words` words of list on one thread. Returns 0, or 1 + the position of the entry that failed.
-EXPORT(run) uint32_t run(const uint32_t *list, uint32_t words) {
+EXPORT(run) uint32_t run(Address address, uint32_t words) {
+  const uint32_t *list = AT(const uint32_t *, address);
   for (uint32_t at = 0; at < words; at += list[at] >> 8) {
     if (!run_entry(list[at] & 255, (const Word *)(list + at + 1), (Part){0, 1, 0})) return at + 1;
   }

@@ -21,14 +21,15 @@ INLINE v128_t normal_half_to_float(v128_t half) {
   return wasm_i32x4_add(wasm_v128_and(wasm_i32x4_shl(half, 13), wasm_i32x4_splat((int32_t)0x8fffe000)), wasm_i32x4_splat(112 << 23));
 }
 
-INLINE v128_t load_super(int32_t format, const float *table, const uint8_t *super, uint32_t i) {
+INLINE v128_t load_super(int32_t format, Address table, const uint8_t *super, uint32_t i) {
   switch (format) {
     case SCALE_F32: return wasm_v128_load(super + 16 * i);
     case SCALE_F16: return half_to_float(wasm_i32x4_load16x4(super + 8 * i));
     case SCALE_BF16: return wasm_i32x4_shl(wasm_u32x4_load16x4(super + 8 * i), 16);
     case SCALE_TABLE: {
       const uint8_t *at = super + 4 * i;
-      return wasm_f32x4_make(table[at[0]], table[at[1]], table[at[2]], table[at[3]]);
+      const float *values = AT(const float *, table);
+      return wasm_f32x4_make(values[at[0]], values[at[1]], values[at[2]], values[at[3]]);
     }
     default: return wasm_f32x4_splat(1);
   }

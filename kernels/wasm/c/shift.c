@@ -5,10 +5,10 @@
 
 typedef struct {
   KvLayer kv;
-  const int32_t *source;  // page tables before and after; the pages may be the same
-  const int32_t *target;
-  const float *angles;    // [dimensions] (cos, sin) pairs, as for rope
-  float *rows;            // room for two keys
+  Address source;  // page tables before and after; the pages may be the same
+  Address target;
+  Address angles;  // [dimensions] (cos, sin) pairs, as for rope
+  Address rows;    // room for two keys
   int32_t from;
   int32_t to;             // below from
   int32_t count;
@@ -73,7 +73,7 @@ static int32_t write_key(const KvLayer *kv, const float *x, Key key) {
 
 // A page's first byte and where in each of its regions a head's slot lies.
 static uint8_t *page_of(const KvLayer *kv, const int32_t *table, int32_t position) {
-  return kv->data + (uint32_t)table[position >> kv->page_shift] * kv->page_bytes;
+  return AT(uint8_t *, kv->data) + (uintptr_t)table[position >> kv->page_shift] * kv->page_bytes;
 }
 
 static uint32_t cell_of(const KvLayer *kv, int32_t head, int32_t position) {
@@ -95,16 +95,17 @@ static void copy_value(const KvLayer *kv, const uint8_t *source, uint32_t from, 
 }
 
 // Positions go in rising order, so that what is written over has been read. Returns 0, or 1 if a turned key does not fit the type.
-EXPORT(shift_positions) int32_t shift_positions(const ShiftCall *call) {
+EXPORT(shift_positions) int32_t shift_positions(Address address) {
+  const ShiftCall *call = AT(const ShiftCall *, address);
   const KvLayer *kv = &call->kv;
-  float *x = call->rows, *y = x + ((kv->key_size + 3) & ~3);
+  float *x = AT(float *, call->rows), *y = x + ((kv->key_size + 3) & ~3);
   for (int32_t i = 0; i < call->count; i++) {
     int32_t from = call->from + i, to = call->to + i;
-    uint8_t *source = page_of(kv, call->source, from), *target = page_of(kv, call->target, to);
+    uint8_t *source = page_of(kv, AT(const int32_t *, call->source), from), *target = page_of(kv, AT(const int32_t *, call->target), to);
     for (int32_t head = 0; head < kv->kv_heads; head++) {
       uint32_t read = cell_of(kv, head, from), written = cell_of(kv, head, to);
       read_key(kv, key_at(kv, source, read), x);
-      rope(x, call->angles, y, 1, 1, kv->key_size, call->dimensions, call->halves, (Part){0, 1, 0});
+      rope(x, AT(const float *, call->angles), y, 1, 1, kv->key_size, call->dimensions, call->halves, (Part){0, 1, 0});
       if (!write_key(kv, y, key_at(kv, target, written))) return 1;
       copy_value(kv, source, read, target, written);
     }

@@ -8,7 +8,7 @@
 // In shared memory; src/threads.ts writes `stops` and reads `failed`, by words.
 typedef struct {
   uint64_t claim;     // pass (24 bits), phase (16), parts of the phase (12), parts taken (12), from the highest bits down
-  const uint32_t *list;
+  Address list;
   uint32_t words;
   int32_t turns;      // rises whenever there is a new phase: what sleeping threads wait for
   int32_t sleepers;
@@ -28,7 +28,7 @@ static int32_t taken_of(uint64_t claim) { return (int32_t)claim & 0xfff; }
 
 // Opens a phase of the list; past its end there are no parts.
 static void open(Team *team, uint32_t pass, uint32_t phase, uint32_t at) {
-  uint64_t parts = at < team->words ? parts_at(team->list, at) : 0;
+  uint64_t parts = at < team->words ? parts_at(AT(const uint32_t *, team->list), at) : 0;
   __atomic_store_n(&team->finished, 0, __ATOMIC_SEQ_CST);
   __atomic_store_n(&team->claim, (uint64_t)pass << 40 | (uint64_t)phase << 24 | parts << 12, __ATOMIC_SEQ_CST);
   __atomic_add_fetch(&team->turns, 1, __ATOMIC_SEQ_CST);
@@ -36,7 +36,8 @@ static void open(Team *team, uint32_t pass, uint32_t phase, uint32_t at) {
 }
 
 // The host has put a list in place; the pass before is over.
-EXPORT(begin_pass) void begin_pass(Team *team, const uint32_t *list, uint32_t words) {
+EXPORT(begin_pass) void begin_pass(Address address, Address list, uint32_t words) {
+  Team *team = AT(Team *, address);
   team->list = list;
   team->words = words;
   team->failed = 0;
@@ -59,7 +60,8 @@ static void wait_for_parts(Team *team) {
 }
 
 // The work of one thread. Returns 1 when it has finished a pass, for its host to tell, and 0 when threads are to stop.
-EXPORT(work) int32_t work(Team *team, int32_t thread) {
+EXPORT(work) int32_t work(Address address, int32_t thread) {
+  Team *team = AT(Team *, address);
   // Where the phases that this thread has seen begin.
   uint32_t pass = 0, phase = 0, at = 0;
   while (!get(&team->stops)) {
@@ -71,11 +73,12 @@ EXPORT(work) int32_t work(Team *team, int32_t thread) {
     if (!__atomic_compare_exchange_n(&team->claim, &claim, claim + 1, 0, __ATOMIC_SEQ_CST, __ATOMIC_SEQ_CST)) continue;
     // From here to the end of this part the pass cannot end, and its list stays.
     if (pass_of(claim) != pass) pass = pass_of(claim), phase = 0, at = 0;
-    for (; phase < phase_of(claim); phase++) at = phase_after(team->list, at);
-    uint32_t failed = run_phase(team->list, at, (Part){taken_of(claim), parts_of(claim), thread});
+    const uint32_t *list = AT(const uint32_t *, team->list);
+    for (; phase < phase_of(claim); phase++) at = phase_after(list, at);
+    uint32_t failed = run_phase(list, at, (Part){taken_of(claim), parts_of(claim), thread});
     if (failed) __atomic_store_n(&team->failed, failed, __ATOMIC_SEQ_CST);
     if (__atomic_add_fetch(&team->finished, 1, __ATOMIC_SEQ_CST) < parts_of(claim)) continue;
-    uint32_t next = phase_after(team->list, at);
+    uint32_t next = phase_after(list, at);
     int32_t ends = next >= team->words;
     open(team, pass, phase + 1, next);
     if (ends) return 1;

@@ -1,15 +1,18 @@
-// What a quantization type compiles to: written by src/type-info.ts from core's QuantPlan, once per type. All fields are 32-bit words.
+// What a quantization type compiles to: written by src/type-info.ts from core's QuantPlan, once per type. All fields are 32-bit words;
+// where an address may be 0, there is no such thing.
 #ifndef LOWBIT_TYPE_H
 #define LOWBIT_TYPE_H
 
 #include <stdint.h>
 
+#include "address.h"
+
 // Where the values of a bit field lie in a block. `positions` are bit numbers, one per value.
 typedef struct {
-  const uint16_t *positions;
-  int32_t bits;   // 1 to 32
-  int32_t shift;  // of the piece in the value
-  const uint8_t *runs;  // how each 16 values in a row lie: RUN_ANY, RUN_BYTES, RUN_BITS
+  Address positions;  // uint16_t
+  int32_t bits;       // 1 to 32
+  int32_t shift;      // of the piece in the value
+  Address runs;       // uint8_t: how each 16 values in a row lie: RUN_ANY, RUN_BYTES, RUN_BITS
 } Piece;
 
 // RUN_BYTES: in as many consecutive bytes, at the same place of each. RUN_BITS: single bits, one after the other, from a byte's lowest on.
@@ -24,6 +27,8 @@ typedef struct {
   Piece piece[];
 } Field;
 
+static inline const Field *field_at(Address address) { return AT(const Field *, address); }
+
 enum { SCALE_NONE = 0, SCALE_F32 = 1, SCALE_F16 = 2, SCALE_BF16 = 3, SCALE_TABLE = 4 };
 enum { SUB_NONE = 0, SUB_UNSIGNED = 1, SUB_SIGNED = 2 };
 
@@ -36,9 +41,9 @@ typedef struct {
   int32_t sub_per;
   float offset;
   float multiplier;
-  const float *table;  // SCALE_TABLE: the values of the 256 bytes
-  const Field *super_field;
-  const Field *sub_field;
+  Address table;        // float, SCALE_TABLE: the values of the 256 bytes
+  Address super_field;  // Field
+  Address sub_field;
 } Scale;
 
 // How the planes hold a weight. The dot product sees `operand(code) − zero`, times `unit` the value before scaling.
@@ -74,17 +79,17 @@ typedef struct TypeInfo {
   // For packing only:
   int32_t block;
   int32_t block_bytes;
-  const Field *code;       // 0: TypeScript unpacks the codes
+  Address code;            // Field; 0: TypeScript unpacks the codes
   int32_t code_bias;       // added to signed codes
-  const uint8_t *index;    // books: level by variant, entry and position; 0 if the code is the level
+  Address index;           // uint8_t, books: level by variant, entry and position; 0 if the code is the level
   int32_t index_stride;    // entries · dimension
   int32_t dimension;
-  const Field *sign;
+  Address sign;            // Field
   int32_t parity;
-  const Field *delta;
-  const uint8_t *stored;   // the byte stored for each level; 0: the level
+  Address delta;           // Field
+  Address stored;          // uint8_t: the byte stored for each level; 0: the level
   int32_t moved;           // not 0: what is stored is the level less this
-  const float *floats;     // FLOATS: value of each code; 16 or 256
+  Address floats;          // float, FLOATS: value of each code; 16 or 256
   int32_t form;            // FLOATS: of their values
   int32_t zero_format;     // ZERO_FLOAT: how the file holds the zero points
 } TypeInfo;

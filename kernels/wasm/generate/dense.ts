@@ -1,4 +1,4 @@
-import { call, Emitter, quarters, stripBytes } from "./emitter.ts";
+import { call, Emitter, type PointerType, quarters, stripBytes } from "./emitter.ts";
 
 export type DenseKind = "f32" | "f16" | "bf16";
 
@@ -17,12 +17,13 @@ const unroll = 4;
  */
 export class DenseWriter {
   readonly #k: DenseKernel;
-  readonly #e = new Emitter();
+  readonly #e: Emitter;
   readonly #quarters: readonly number[];
   readonly #tokens: readonly number[];
 
-  constructor(kernel: DenseKernel) {
+  constructor(kernel: DenseKernel, pointer: PointerType) {
     this.#k = kernel;
+    this.#e = new Emitter(pointer);
     this.#quarters = [...new Array(kernel.quarters).keys()];
     this.#tokens = [...new Array(kernel.tokens).keys()];
   }
@@ -31,7 +32,7 @@ export class DenseWriter {
   write(symbol: string): string {
     const e = this.#e;
     e.loadPointer("weights", call.weights);
-    for (const t of this.#tokens) e.loadPointer(`x${t}`, call.codes + 4 * t);
+    for (const t of this.#tokens) e.loadPointer(`x${t}`, call.codes + t);
     e.loadPointer("columns", call.blocks);
     e.loadPointer("acc", call.acc);
     if (this.#k.kind === "f16") {
@@ -62,8 +63,8 @@ export class DenseWriter {
   #loop(step: number): void {
     const e = this.#e;
     e.op("block", "loop");
-    e.get("columns");
-    e.op(`i32.const ${step}`, "i32.lt_s", "br_if 1");
+    e.below("columns", step);
+    e.op("br_if 1");
     for (let k = 0; k < step; k++) this.#column(k);
     e.advance("weights", step * quarters * this.#columnBytes);
     for (const t of this.#tokens) e.advance(`x${t}`, 4 * step);

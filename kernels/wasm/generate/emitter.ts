@@ -1,15 +1,18 @@
-/** Byte offsets in `TileCall` (c/linear-internal.h), the one argument of every kernel. */
+/** Fields of `TileCall` (c/linear-internal.h), the one argument of every kernel; each is of a pointer's size. */
 export const call: Readonly<
   Record<"weights" | "codes" | "meta" | "blocks" | "scales" | "constants" | "acc", number>
 > = {
   weights: 0,
-  scales: 4,
-  constants: 8,
-  acc: 12,
-  blocks: 16,
-  codes: 20,
-  meta: 36,
+  scales: 1,
+  constants: 2,
+  acc: 3,
+  blocks: 4,
+  codes: 5,
+  meta: 9,
 };
+
+/** Type of pointers: 64 bits with 64-bit memory. */
+export type PointerType = "i32" | "i64";
 
 /** Quarters of a band. */
 export const quarters = 4;
@@ -53,8 +56,13 @@ function maskOffset(mask: MaskName): number {
 /** Code and locals of one function; locals are declared as they are named. */
 export class Emitter {
   readonly lines: string[] = [];
+  readonly #pointer: PointerType;
   readonly #locals: string[] = [];
   readonly #index = new Map<string, number>([["call", 0]]);
+
+  constructor(pointer: PointerType) {
+    this.#pointer = pointer;
+  }
 
   op(...ops: string[]): void {
     this.lines.push(...ops);
@@ -64,7 +72,7 @@ export class Emitter {
     this.op(`local.get ${this.#of(name)}`);
   }
 
-  set(name: string, type: "i32" | "v128" = "v128"): void {
+  set(name: string, type: "i32" | "i64" | "v128" = "v128"): void {
     this.op(`local.set ${this.#of(name, type)}`);
   }
 
@@ -94,21 +102,38 @@ export class Emitter {
   }
 
   loadMask(mask: MaskName): void {
-    this.op("i32.const kernel_masks", `v128.load ${maskOffset(mask)}:p2align=4`);
+    this.op(`${this.#pointer}.const kernel_masks`, `v128.load ${maskOffset(mask)}:p2align=4`);
     this.set(`mask ${mask}`);
   }
 
-  /** Sets pointers from words of the call. */
-  loadPointer(name: string, offset: number): void {
+  /** Sets a pointer, or a count, from a field of the call. */
+  loadPointer(name: string, field: number): void {
     this.get("call");
-    this.op(`i32.load ${offset}:p2align=2`);
-    this.set(name, "i32");
+    this.op(
+      this.#pointer === "i32"
+        ? `i32.load ${4 * field}:p2align=2`
+        : `i64.load ${8 * field}:p2align=3`,
+    );
+    this.set(name, this.#pointer);
   }
 
   advance(pointer: string, bytes: number): void {
     this.get(pointer);
-    this.op(`i32.const ${bytes}`, "i32.add");
-    this.set(pointer, "i32");
+    this.op(`${this.#pointer}.const ${bytes}`, `${this.#pointer}.add`);
+    this.set(pointer, this.#pointer);
+  }
+
+  /** Counts one down; on the stack: is there more to do? */
+  countDown(count: string): void {
+    this.advance(count, -1);
+    this.get(count);
+    this.op(`${this.#pointer}.const 0`, `${this.#pointer}.ne`);
+  }
+
+  /** On the stack: is the count below `least`? */
+  below(count: string, least: number): void {
+    this.get(count);
+    this.op(`${this.#pointer}.const ${least}`, `${this.#pointer}.lt_s`);
   }
 
   text(symbol: string): string {
@@ -118,7 +143,7 @@ export class Emitter {
     return [
       ...head,
       `${symbol}:`,
-      `\t.functype ${symbol} (i32) -> ()`,
+      `\t.functype ${symbol} (${this.#pointer}) -> ()`,
       ...locals,
       ...body,
       "\tend_function",
@@ -126,7 +151,7 @@ export class Emitter {
     ].join("\n");
   }
 
-  #of(name: string, type?: "i32" | "v128"): number {
+  #of(name: string, type?: "i32" | "i64" | "v128"): number {
     let index = this.#index.get(name);
     if (index === undefined) {
       if (type === undefined) throw new Error(`${name} is used before it is set`);

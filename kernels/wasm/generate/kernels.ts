@@ -1,7 +1,7 @@
 /**
  * Writes the inner loops of the packed matrix products as WebAssembly assembly, and the C table of them:
  *
- *     node generate/kernels.ts <simd128 | relaxed> <folder>
+ *     node generate/kernels.ts <simd128 | relaxed> <i32 | i64> <folder>
  *
  * Not C, because compilers order the instructions of such loops by their expression trees: all loads first, then a chain of dot products,
  * with most vectors spilled in between; engines then keep that order. Here a code vector is unpacked, used for every token and forgotten.
@@ -34,9 +34,10 @@ const shapes = [
 ] as const;
 
 function main(): void {
-  const [variant, folder] = process.argv.slice(2);
-  if ((variant !== "simd128" && variant !== "relaxed") || folder === undefined) {
-    throw new Error("usage: generate/kernels.ts <simd128 | relaxed> <folder>");
+  const [variant, pointer, folder] = process.argv.slice(2);
+  const known = (variant === "simd128" || variant === "relaxed") && (pointer === "i32" || pointer === "i64");
+  if (!known || folder === undefined) {
+    throw new Error("usage: generate/kernels.ts <simd128 | relaxed> <i32 | i64> <folder>");
   }
   const dots: readonly Dot[] = variant === "relaxed" ? ["wide", "narrow"] : ["simd"];
   const packed = dots.flatMap((dot) =>
@@ -44,7 +45,7 @@ function main(): void {
       ([16, 32] as const).flatMap((group) =>
         shapes.map((shape) => {
           const symbol = `kernel_${dot}_${mode.toLowerCase()}${width}_g${group}_t${shape.tokens}`;
-          return { symbol, code: new PackedWriter({ dot, mode, width, group, ...shape }).write(symbol) };
+          return { symbol, code: new PackedWriter({ dot, mode, width, group, ...shape }, pointer).write(symbol) };
         }),
       ),
     ),
@@ -52,7 +53,7 @@ function main(): void {
   const dense = denseKinds.flatMap((kind) =>
     shapes.map((shape) => {
       const symbol = `kernel_dense_${kind}_t${shape.tokens}`;
-      return { symbol, code: new DenseWriter({ kind, ...shape }).write(symbol) };
+      return { symbol, code: new DenseWriter({ kind, ...shape }, pointer).write(symbol) };
     }),
   );
   const table = (name: string, kernels: readonly { symbol: string }[]): string =>

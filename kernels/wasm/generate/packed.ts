@@ -1,4 +1,4 @@
-import { call, Emitter, type MaskName, quarters, stripBytes } from "./emitter.ts";
+import { call, Emitter, type MaskName, type PointerType, quarters, stripBytes } from "./emitter.ts";
 
 /**
  * How dot products are computed:
@@ -69,14 +69,15 @@ function activationStride({ dot, mode }: PackedKernel): { block: number; quad: n
 
 export class PackedWriter {
   readonly #k: PackedKernel;
-  readonly #e = new Emitter();
+  readonly #e: Emitter;
   readonly #quarters: readonly number[];
   readonly #tokens: readonly number[];
   /** Accumulators that fit the registers stay in them. */
   readonly #resident: boolean;
 
-  constructor(kernel: PackedKernel) {
+  constructor(kernel: PackedKernel, pointer: PointerType) {
     this.#k = kernel;
+    this.#e = new Emitter(pointer);
     this.#quarters = [...new Array(kernel.quarters).keys()];
     this.#tokens = [...new Array(kernel.tokens).keys()];
     this.#resident = kernel.quarters * kernel.tokens <= 4;
@@ -102,9 +103,7 @@ export class PackedWriter {
       e.advance(`m${t}`, meta.bytes);
     }
     e.advance("scales", (stripBytes * 32) / group);
-    e.get("blocks");
-    e.op("i32.const -1", "i32.add");
-    e.tee("blocks");
+    e.countDown("blocks");
     e.op("br_if 0", "end_loop");
     if (this.#resident) {
       this.#eachSum((sum, offset) => {
@@ -144,8 +143,8 @@ export class PackedWriter {
   #loadPointers(): void {
     const e = this.#e;
     for (const t of this.#tokens) {
-      e.loadPointer(`x${t}`, call.codes + 4 * t);
-      e.loadPointer(`m${t}`, call.meta + 4 * t);
+      e.loadPointer(`x${t}`, call.codes + t);
+      e.loadPointer(`m${t}`, call.meta + t);
     }
     for (const name of ["weights", "blocks", "scales", "constants", "acc"] as const)
       e.loadPointer(name, call[name]);

@@ -52,7 +52,7 @@ export class AttentionRecorder {
     const layerBytes = kv.pages * layout.pageBytes;
     const layerAddress = kv.address + layer * layerBytes;
     const words = [
-      layerAddress,
+      recorder.word(layerAddress),
       layout.pageBytes,
       layout.valuesAt,
       layout.keyScalesAt,
@@ -62,12 +62,12 @@ export class AttentionRecorder {
       keySize,
       valueSize,
       kvTypes[kv.type],
-      q.address,
-      k.address,
-      v.address,
-      out.address,
-      batchAddress,
-      scratch,
+      q.word,
+      k.word,
+      v.word,
+      out.word,
+      recorder.word(batchAddress),
+      recorder.word(scratch),
       heads,
       real(options.scale),
       real(softcap ?? 0),

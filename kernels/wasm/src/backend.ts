@@ -13,8 +13,8 @@ import {
 } from "@lowbit/core";
 import { kvBytes, pageLayout, type WasmKv } from "./kv.ts";
 import { pageCells } from "./kv-page.ts";
-import { addressableBytes, Heap, pageBytes } from "./memory.ts";
-import { type ChosenModule, modulePages } from "./modules.ts";
+import { growableMemory, Heap } from "./memory.ts";
+import type { ChosenModule } from "./modules.ts";
 import { createOps } from "./ops.ts";
 import { misuse, Recorder } from "./recorder.ts";
 import { type ShiftExports, shiftPositions } from "./shift.ts";
@@ -28,24 +28,25 @@ interface Kernels extends WeightExports, ShiftExports {
   attention_scratch_bytes(heads: number, kvHeads: number, keySize: number, valueSize: number): number;
 }
 
-/** One instance of the kernels with its own memory, bounded by `limitBytes`; more than one thread needs a module for shared memory. */
+/** One instance of the kernels with its own memory, bounded by `limitBytes`; more than one thread needs one for shared memory. */
 export async function createBackend(
   chosen: ChosenModule,
   limitBytes: number,
   host?: ThreadHost,
   threads = 1,
 ): Promise<Backend> {
-  const { memory, limit } = createMemory(Math.min(limitBytes, addressableBytes - pageBytes), chosen.shared);
+  const { addressSize } = chosen;
+  const { memory, limit } = growableMemory(limitBytes, chosen);
   const instance = await WebAssembly.instantiate(chosen.module, { env: { memory } });
   const exports = instance.exports as unknown as Kernels & {
     readonly __heap_base: WebAssembly.Global;
     prefer_wide(wide: number): void;
   } & TeamExports;
   exports.prefer_wide(chosen.wideDots === false ? 0 : 1);
-  const heap = new Heap(memory, Number(exports.__heap_base.value), limit);
+  const heap = new Heap(memory, Number(exports.__heap_base.value), limit, addressSize);
   const team =
     host && chosen.shared ? await startTeam(host, chosen.module, exports, heap, threads) : undefined;
-  return new WasmBackend(heap, new Instance(exports, team), chosen.variant);
+  return new WasmBackend(heap, new Instance(exports, team), chosen);
 }
 
 /** The kernels until `close`: whoever holds a closed backend does not keep its memory alive. */
@@ -101,28 +102,6 @@ class Instance implements Omit<Kernels, "run"> {
   }
 }
 
-/** Below this, an engine that cannot even reserve the addresses has no memory for a model. */
-const leastReservedBytes = 2 ** 28;
-
-/**
- * A memory that may grow to `limitBytes`. Some engines cannot reserve so many addresses; they get half, and so on, and
- * that is then the limit.
- */
-function createMemory(limitBytes: number, shared: boolean): { memory: WebAssembly.Memory; limit: number } {
-  const maximum = Math.max(modulePages, Math.floor(limitBytes / pageBytes));
-  try {
-    return { memory: new WebAssembly.Memory({ initial: modulePages, maximum, shared }), limit: limitBytes };
-  } catch (cause) {
-    if (limitBytes >= 2 * leastReservedBytes) return createMemory(limitBytes / 2, shared);
-    throw new LowbitError("out-of-memory", "The JavaScript engine grants no WebAssembly memory.", {
-      reason: "wasm-memory",
-      plugin: "wasm",
-      hint: "Dispose of other models first.",
-      cause,
-    });
-  }
-}
-
 class WasmBackend implements Backend {
   readonly name = "wasm";
   readonly description: string;
@@ -134,9 +113,10 @@ class WasmBackend implements Backend {
   /** Weights, vectors and caches that are not yet freed. */
   readonly #live = new Set<object>();
 
-  constructor(heap: Heap, kernels: Instance, variant: ChosenModule["variant"]) {
+  constructor(heap: Heap, kernels: Instance, { variant, addressSize }: ChosenModule) {
     const threads = kernels.threads === 1 ? "one thread" : `${kernels.threads} threads`;
-    this.description = `WebAssembly, ${variant === "relaxed" ? "relaxed SIMD" : "128-bit SIMD"}, ${threads}`;
+    const wide = addressSize === 64 ? ", 64-bit memory" : "";
+    this.description = `WebAssembly, ${variant === "relaxed" ? "relaxed SIMD" : "128-bit SIMD"}${wide}, ${threads}`;
     this.#heap = heap;
     this.#instance = kernels;
     this.#weights = createWeights(heap, kernels);

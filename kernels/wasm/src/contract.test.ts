@@ -5,8 +5,8 @@ import { threadsOf } from "../test/support.ts";
 import { wasm } from "./index.ts";
 
 /** As loads make it, with `threads` threads. */
-function factory(variant: "simd128" | "relaxed", threads: number): BackendFactory {
-  const made = wasm({ variant });
+function factory(variant: "simd128" | "relaxed", threads: number, addressSize: 32 | 64 = 32): BackendFactory {
+  const made = wasm({ variant, addressSize });
   return {
     ...made,
     create: (platform) => made.create({ ...platform, threads: threadsOf(threads) }, { threads }),
@@ -18,3 +18,5 @@ for (const variant of ["simd128", "relaxed"] as const) {
     testBackend(`wasm ${variant}, ${threads} threads`, factory(variant, threads), { against: reference() });
   }
 }
+
+testBackend("wasm, 64-bit addresses", factory("relaxed", 2, 64), { against: reference() });

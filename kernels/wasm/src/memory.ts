@@ -3,8 +3,55 @@ import { FreeList, roundUp } from "./free-list.ts";
 
 /** Bytes of a WebAssembly page. */
 export const pageBytes = 65_536;
-/** What 32-bit addresses reach. */
-export const addressableBytes: number = 65_536 * pageBytes;
+/** What 32-bit addresses reach, and what engines give with 64-bit ones. */
+export const addressableBytes: Readonly<Record<AddressSize, number>> = { 32: 2 ** 32, 64: 2 ** 34 };
+
+/** Bits of an address. */
+export type AddressSize = 32 | 64;
+
+/** Pages that the modules declare: data, stack and a first bit of heap. */
+export const modulePages = 4;
+
+/** What a module wants of its memory. */
+export interface MemoryKind {
+  readonly shared: boolean;
+  readonly addressSize: AddressSize;
+}
+
+/** Throws what the engine throws where it has no such memory. */
+export function createMemory(maximum: number, { shared, addressSize }: MemoryKind): WebAssembly.Memory {
+  const initial = modulePages;
+  if (addressSize === 32) return new WebAssembly.Memory({ initial, maximum, shared });
+  // Newer than the library's types.
+  const descriptor = { address: "i64", initial: BigInt(initial), maximum: BigInt(maximum), shared };
+  return new WebAssembly.Memory(descriptor as unknown as WebAssembly.MemoryDescriptor);
+}
+
+/** Below this, an engine that cannot even reserve the addresses has no memory for a model. */
+const leastReservedBytes = 2 ** 28;
+
+/**
+ * A memory that may grow to `limitBytes`, or as far as addresses reach. Some engines cannot reserve so many addresses; they get half, and so on,
+ * and that is then the limit.
+ */
+export function growableMemory(
+  limitBytes: number,
+  kind: MemoryKind,
+): { memory: WebAssembly.Memory; limit: number } {
+  const limit = Math.min(limitBytes, addressableBytes[kind.addressSize] - pageBytes);
+  const maximum = Math.max(modulePages, Math.floor(limit / pageBytes));
+  try {
+    return { memory: createMemory(maximum, kind), limit };
+  } catch (cause) {
+    if (limit >= 2 * leastReservedBytes) return growableMemory(limit / 2, kind);
+    throw new LowbitError("out-of-memory", "The JavaScript engine grants no WebAssembly memory.", {
+      reason: "wasm-memory",
+      plugin: "wasm",
+      hint: "Dispose of other models first.",
+      cause,
+    });
+  }
+}
 
 /** Memory grows by at least this share of itself, so that uploading a model is not thousands of growths. */
 const growthShare = 1 / 16;
@@ -17,6 +64,7 @@ export class Heap {
   /** Replaced by an empty one when the heap closes, so that the engine may take the pages back. */
   memory: WebAssembly.Memory;
   readonly limitBytes: number;
+  readonly addressSize: AddressSize;
   /** Bytes below the heap: the module's data and stack. */
   #base: number;
   readonly #free = new FreeList();
@@ -26,13 +74,19 @@ export class Heap {
   #views: { bytes: Uint8Array; words: Int32Array; floats: Float32Array };
 
   /** `base` is the first address that the module leaves to its host; `limitBytes` bounds the whole memory. */
-  constructor(memory: WebAssembly.Memory, base: number, limitBytes: number) {
+  constructor(memory: WebAssembly.Memory, base: number, limitBytes: number, addressSize: AddressSize = 32) {
     this.memory = memory;
+    this.addressSize = addressSize;
     this.limitBytes = Math.floor(limitBytes / pageBytes) * pageBytes;
     this.#base = roundUp(base);
     this.#end = memory.buffer.byteLength;
     this.#views = viewsOf(memory);
     this.#free.put(this.#base, this.#end - this.#base);
+  }
+
+  /** An address as C reads it from a 32-bit word (c/address.h): with 64-bit memory in units of 16 bytes, to which it must be aligned. */
+  word(address: number): number {
+    return this.addressSize === 32 ? address : address / 16;
   }
 
   /** Bytes handed out, and those below the heap. */
@@ -116,7 +170,8 @@ export class Heap {
 
   #tryGrow(pages: number): boolean {
     try {
-      this.memory.grow(pages);
+      // With 64-bit addresses pages are counted in big integers, which the library's types do not know.
+      this.memory.grow((this.addressSize === 32 ? pages : BigInt(pages)) as number);
     } catch {
       return false;
     }

@@ -49,7 +49,7 @@ async function compare(open: () => ReturnType<typeof openGguf>, count: number): 
   };
   const simd = await run("simd128", count);
   for (const chunk of [count, 7, 1]) {
-    for (const kind of ["relaxed", "relaxed-threads"] as const) {
+    for (const kind of ["relaxed", "relaxed-threads", "relaxed-memory64"] as const) {
       expect(sameBits(await run(kind, chunk), simd), `${kind}, chunks of ${chunk}`).toBe(true);
     }
   }

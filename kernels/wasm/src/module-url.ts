@@ -13,5 +13,7 @@ export function moduleUrl(name: ModuleName): URL {
       return new URL("../pkg/relaxed-threads/lowbit_kernels_bg.wasm", import.meta.url);
     case "simd128-threads":
       return new URL("../pkg/simd128-threads/lowbit_kernels_bg.wasm", import.meta.url);
+    case "relaxed-memory64":
+      return new URL("../pkg/relaxed-memory64/lowbit_kernels_bg.wasm", import.meta.url);
   }
 }

@@ -48,7 +48,7 @@ describe("chooseVariant", () => {
     expect(supportsSimd()).toBe(true);
     const asked: string[] = [];
     const chosen = await chooseVariant(platformOf(asked), { urls: moduleUrl });
-    expect(chosen).toEqual({ variant: "relaxed", shared: false, module: modules.relaxed });
+    expect(chosen).toEqual({ variant: "relaxed", shared: false, addressSize: 32, module: modules.relaxed });
     expect(asked).toEqual(["pkg/relaxed/lowbit_kernels_bg.wasm"]);
   });
 
@@ -90,14 +90,14 @@ describe("chooseVariant", () => {
 
 describe("measureDots", () => {
   it("decides on the relaxed build only, and with any clock", async () => {
-    const relaxed = { variant: "relaxed", shared: false, module: modules.relaxed } as const;
+    const relaxed = { variant: "relaxed", shared: false, addressSize: 32, module: modules.relaxed } as const;
     expect(typeof (await measureDots(relaxed, platformOf())).wideDots).toBe("boolean");
     const frozen = await measureDots(
       relaxed,
       platformOf([], () => 0),
     );
     expect(frozen.wideDots).toBe(process.arch !== "x64");
-    const simd128 = { variant: "simd128", shared: false, module: modules.simd128 } as const;
+    const simd128 = { variant: "simd128", shared: false, addressSize: 32, module: modules.simd128 } as const;
     expect(await measureDots(simd128, platformOf())).toBe(simd128);
   });
 });

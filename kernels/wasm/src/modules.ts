@@ -1,9 +1,10 @@
 import { LowbitError, type Platform } from "@lowbit/core";
+import { type AddressSize, createMemory, modulePages } from "./memory.ts";
 
 export type Variant = "simd128" | "relaxed";
 
-/** One file of this package: a variant for one thread, or for several over shared memory. */
-export type ModuleName = Variant | `${Variant}-threads`;
+/** One file of this package: a variant for one thread, for several over shared memory, or with 64-bit addresses, and for any number. */
+export type ModuleName = Variant | `${Variant}-threads` | "relaxed-memory64";
 
 /** Compiled modules handed over by the user, for runtimes where the platform cannot find them. */
 export type KernelModules = Partial<Record<ModuleName, WebAssembly.Module>>;
@@ -13,6 +14,8 @@ export interface VariantOptions {
   readonly variant?: "auto" | Variant;
   /** For several threads? @default false */
   readonly shared?: boolean;
+  /** @default 32 */
+  readonly addressSize?: AddressSize;
   /** "auto" chooses among these. */
   readonly modules?: KernelModules;
   /** Where the platform finds them, unless `modules` is given. */
@@ -23,6 +26,7 @@ export interface ChosenModule {
   readonly variant: Variant;
   /** It wants shared memory. */
   readonly shared: boolean;
+  readonly addressSize: AddressSize;
   readonly module: WebAssembly.Module;
   /** relaxed: is the four-way dot product one instruction here? Matters to speed alone. @default true */
   readonly wideDots?: boolean;
@@ -44,6 +48,16 @@ const simdProbe: Uint8Array<ArrayBuffer> = Uint8Array.of(
   ...[0x0a, 0x0b, 0x01, 0x09, 0x00, 0x20, 0x00, 0x20, 0x01, 0xfd, 0xba, 0x01, 0x0b],
 );
 
+/** Does the engine have memory with 64-bit addresses, in its final form? */
+export function supportsMemory64(): boolean {
+  try {
+    createMemory(modulePages, { shared: true, addressSize: 64 });
+    return true;
+  } catch {
+    return false;
+  }
+}
+
 /** Does the engine accept 128-bit SIMD, without which nothing here runs? */
 export function supportsSimd(): boolean {
   return WebAssembly.validate(simdProbe);
@@ -54,17 +68,19 @@ export function supportsSimd(): boolean {
  * its flag does not), else `simd128`. Both compute the same bits. Throws `backend-unavailable` if the wish cannot be met.
  */
 export async function chooseVariant(platform: Platform, options: VariantOptions = {}): Promise<ChosenModule> {
-  const { variant = "auto", shared = false, modules, urls } = options;
-  const nameOf = (wanted: Variant): ModuleName => (shared ? `${wanted}-threads` : wanted);
+  const { shared = false, addressSize = 32, modules, urls } = options;
+  const variant = addressSize === 64 ? "relaxed" : (options.variant ?? "auto");
+  const nameOf = (wanted: Variant): ModuleName =>
+    addressSize === 64 ? "relaxed-memory64" : shared ? `${wanted}-threads` : wanted;
   if (!supportsSimd()) {
     throw unavailable("this engine has no 128-bit SIMD in WebAssembly", "no-simd", "Use a newer runtime.");
   }
   const load = async (wanted: Variant): Promise<ChosenModule> => {
     const name = nameOf(wanted);
     if (modules === undefined && urls !== undefined)
-      return { variant: wanted, shared, module: await platform.wasm(urls(name)) };
+      return { variant: wanted, shared, addressSize, module: await platform.wasm(urls(name)) };
     const module = modules?.[name];
-    if (module !== undefined) return { variant: wanted, shared, module };
+    if (module !== undefined) return { variant: wanted, shared, addressSize, module };
     const given = Object.keys(modules ?? {}).join(", ") || "none";
     throw unavailable(
       `the ${name} module was not handed over (given: ${given})`,
@@ -95,8 +111,9 @@ interface TrialExports {
 }
 
 /** An instance with a memory of its own. */
-async function instantiate({ module, shared }: ChosenModule): Promise<TrialExports> {
-  const memory = new WebAssembly.Memory({ initial: modulePages, maximum: modulePages, shared });
+async function instantiate(chosen: ChosenModule): Promise<TrialExports> {
+  const { module } = chosen;
+  const memory = createMemory(modulePages, chosen);
   const { exports } = await WebAssembly.instantiate(module, { env: { memory } });
   if (typeof exports.selftest !== "function") {
     throw unavailable(
@@ -132,9 +149,6 @@ export async function measureDots(chosen: ChosenModule, platform: Platform): Pro
   const clear = narrow > 0 && Math.abs(wide - narrow) > 0.1 * narrow;
   return { ...chosen, wideDots: clear ? wide < narrow : trial.looks_like_x86() === 0 };
 }
-
-/** Pages that the modules declare: data, stack and a first bit of heap. */
-export const modulePages = 4;
 
 function unavailable(what: string, reason: string, hint: string): LowbitError {
   return new LowbitError("backend-unavailable", `The WebAssembly kernels cannot run: ${what}.`, {

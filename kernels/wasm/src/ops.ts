@@ -51,7 +51,7 @@ export function createOps({ recorder, kernels, tensor, weight: weightOf, kv: kvO
     recorder.reads(x, sharing);
     recorder.reads(y, sharing);
     recorder.writes(result, sharing);
-    recorder.record(op, x.address, y.address, result.address, x.rows, x.columns, repeat ? 1 : 0);
+    recorder.record(op, x.word, y.word, result.word, x.rows, x.columns, repeat ? 1 : 0);
     return result;
   }
 
@@ -60,7 +60,7 @@ export function createOps({ recorder, kernels, tensor, weight: weightOf, kv: kvO
     const sharing = byElements(x.rows, x.columns);
     recorder.reads(x, sharing);
     recorder.writes(result, sharing);
-    recorder.record(op, x.address, result.address, x.rows * x.columns, ...rest);
+    recorder.record(op, x.word, result.word, x.rows * x.columns, ...rest);
     return result;
   }
 
@@ -68,7 +68,7 @@ export function createOps({ recorder, kernels, tensor, weight: weightOf, kv: kvO
     const result = recorder.tensor(x.rows, x.columns);
     recorder.reads(x);
     recorder.writes(result);
-    recorder.record(op, x.address, result.address, x.rows, x.columns);
+    recorder.record(op, x.word, result.word, x.rows, x.columns);
     return result;
   }
 
@@ -86,17 +86,17 @@ export function createOps({ recorder, kernels, tensor, weight: weightOf, kv: kvO
       const result = recorder.tensor(ids.length, weight.in);
       if (weight.order === undefined) {
         recorder.writes(result);
-        recorder.recordWithData(Op.embed, [weight.address, result.address, ids.length], ids);
+        recorder.recordWithData(Op.embed, [recorder.word(weight.address), result.word, ids.length], ids);
         return result;
       }
       const bytes = ids.length * weight.columns * 4;
       const rows = recorder.allocate(bytes, "Rows in another order");
       recorder.writesBytes(rows, bytes);
-      recorder.recordWithData(Op.embed, [weight.address, rows, ids.length], ids);
+      recorder.recordWithData(Op.embed, [recorder.word(weight.address), recorder.word(rows), ids.length], ids);
       recorder.readsBytes(rows, bytes);
       recorder.writes(result);
       const sizes = [ids.length, weight.in, weight.columns];
-      recorder.record(Op.permuteColumns, rows, weight.order, result.address, ...sizes, 1);
+      recorder.record(Op.permuteColumns, recorder.word(rows), recorder.word(weight.order), result.word, ...sizes, 1);
       recorder.release(rows, bytes);
       return result;
     },
@@ -114,7 +114,7 @@ export function createOps({ recorder, kernels, tensor, weight: weightOf, kv: kvO
       recorder.reads(seen);
       recorder.writes(result, byProductRows(x.rows, weight.out));
       recorder.work(Math.max(weight.bytes, (x.rows * x.columns * weight.out) / 4));
-      recorder.record(Op.linear, weight.address, seen.address, codes, x.rows, result.address);
+      recorder.record(Op.linear, recorder.word(weight.address), seen.word, recorder.word(codes), x.rows, result.word);
       return result;
     },
 
@@ -145,15 +145,15 @@ export function createOps({ recorder, kernels, tensor, weight: weightOf, kv: kvO
       recorder.work(entries * x.columns * weight.out);
       recorder.record(
         Op.expertLinear,
-        weight.address,
-        seen.address,
-        codes,
-        ids.address,
+        recorder.word(weight.address),
+        seen.word,
+        recorder.word(codes),
+        ids.word,
         ids.rows,
         ids.columns,
         x.rows === ids.rows ? 0 : 1,
-        result.address,
-        scratch,
+        result.word,
+        recorder.word(scratch),
       );
       recorder.release(scratch, scratchBytes);
       return result;
@@ -172,9 +172,9 @@ export function createOps({ recorder, kernels, tensor, weight: weightOf, kv: kvO
       recorder.writes(result, x.rows * x.columns === width ? byElements(1, width) : 0);
       recorder.record(
         Op.rmsNorm,
-        x.address,
-        factors?.address ?? 0,
-        result.address,
+        x.word,
+        factors?.word ?? 0,
+        result.word,
         x.rows,
         x.columns,
         width,
@@ -192,10 +192,10 @@ export function createOps({ recorder, kernels, tensor, weight: weightOf, kv: kvO
       recorder.writes(result, x.rows === 1 ? byElements(1, x.columns) : 0);
       recorder.record(
         Op.layerNorm,
-        x.address,
-        factors.address,
-        shift?.address ?? 0,
-        result.address,
+        x.word,
+        factors.word,
+        shift?.word ?? 0,
+        result.word,
         x.rows,
         x.columns,
         real(epsilon),
@@ -216,9 +216,9 @@ export function createOps({ recorder, kernels, tensor, weight: weightOf, kv: kvO
       recorder.writes(result);
       recorder.record(
         Op.rope,
-        x.address,
-        angles.address,
-        result.address,
+        x.word,
+        angles.word,
+        result.word,
         x.rows,
         x.columns / headSize,
         headSize,
@@ -239,7 +239,7 @@ export function createOps({ recorder, kernels, tensor, weight: weightOf, kv: kvO
       const sharing = byElements(x.rows, x.columns);
       recorder.reads(x, sharing);
       recorder.writes(result, sharing);
-      recorder.record(Op.activate, activationOf(kind), x.address, result.address, x.rows * x.columns);
+      recorder.record(Op.activate, activationOf(kind), x.word, result.word, x.rows * x.columns);
       return result;
     },
 
@@ -252,7 +252,7 @@ export function createOps({ recorder, kernels, tensor, weight: weightOf, kv: kvO
       recorder.reads(x, sharing);
       recorder.reads(up, sharing);
       recorder.writes(result, sharing);
-      recorder.record(Op.gate, activationOf(kind), x.address, up.address, result.address, x.rows * x.columns);
+      recorder.record(Op.gate, activationOf(kind), x.word, up.word, result.word, x.rows * x.columns);
       return result;
     },
 
@@ -274,7 +274,7 @@ export function createOps({ recorder, kernels, tensor, weight: weightOf, kv: kvO
       recorder.reads(x);
       recorder.writes(ids);
       recorder.writes(values);
-      recorder.record(Op.topK, x.address, x.rows, x.columns, k, ids.address, values.address);
+      recorder.record(Op.topK, x.word, x.rows, x.columns, k, ids.word, values.word);
       return { ids, values };
     },
 
@@ -286,7 +286,7 @@ export function createOps({ recorder, kernels, tensor, weight: weightOf, kv: kvO
       const result = recorder.tensor(x.rows, to - from);
       recorder.reads(x);
       recorder.writes(result);
-      recorder.record(Op.columns, x.address, result.address, x.rows, x.columns, from, to - from);
+      recorder.record(Op.columns, x.word, result.word, x.rows, x.columns, from, to - from);
       return result;
     },
 
@@ -296,7 +296,7 @@ export function createOps({ recorder, kernels, tensor, weight: weightOf, kv: kvO
       const result = recorder.tensor(rows.length, x.columns);
       recorder.reads(x);
       recorder.writes(result);
-      recorder.recordWithData(Op.gatherRows, [x.address, result.address, x.columns, rows.length], rows);
+      recorder.recordWithData(Op.gatherRows, [x.word, result.word, x.columns, rows.length], rows);
       return result;
     },
 
@@ -312,9 +312,9 @@ export function createOps({ recorder, kernels, tensor, weight: weightOf, kv: kvO
       recorder.writes(result);
       recorder.record(
         Op.weightedSum,
-        y.address,
-        weights.address,
-        result.address,
+        y.word,
+        weights.word,
+        result.word,
         weights.rows,
         weights.columns,
         y.columns,
@@ -328,7 +328,7 @@ export function createOps({ recorder, kernels, tensor, weight: weightOf, kv: kvO
         throw invalid("constant", `${data.length} values do not make [${rows}, ${columns}]`);
       }
       const result = recorder.tensor(rows, columns);
-      recorder.copy(result.address, data);
+      recorder.copy(result.word, data);
       return result;
     },
 

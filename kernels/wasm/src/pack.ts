@@ -61,8 +61,10 @@ export function packSegment(
           unpackCodes(type, source, heap.bytes.subarray(call + codesAt, call + codesAt + rows * columns));
         const band = data + (expert * bands + row / bandRows) * layout.bandBytes;
         const codes = unpacked ? call + codesAt : 0;
-        heap.words.set([header, call + rowsAt, rowBytes, rows, call + levelsAt, codes, band], call / 4);
-        const status = layout.packed ? kernels.pack_rows(call) : kernels.pack_dense(call);
+        const levels = heap.word(call + levelsAt);
+        const words = [heap.word(header), heap.word(call + rowsAt), rowBytes, rows, levels];
+        heap.words.set([...words, heap.word(codes), heap.word(band)], call / 4);
+        const status = layout.packed ? kernels.pack_rows(heap.word(call)) : kernels.pack_dense(heap.word(call));
         if (status !== 0) throw nonFinite(type, first, rows);
       }
     }

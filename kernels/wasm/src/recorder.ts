@@ -105,6 +105,11 @@ export class Recorder {
     return this.#kernels.threads;
   }
 
+  /** An address for a word of the list. */
+  word(address: number): number {
+    return this.#heap.word(address);
+  }
+
   /** The next entry reads the tensor. Weights and vectors need not be told: no pass writes them. */
   reads(tensor: WasmTensor, sharing: Sharing = 0): void {
     this.#phases?.read(tensor.address, tensor.bytes, sharing);
@@ -148,7 +153,7 @@ export class Recorder {
     for (let from = 0; from < words.length; from += chunk) {
       const part = words.subarray(from, from + chunk);
       this.writesBytes(address + from * 4, part.length * 4);
-      this.recordWithData(Op.copy, [address + from * 4, part.length], part);
+      this.recordWithData(Op.copy, [this.word(address + from * 4), part.length], part);
     }
   }
 
@@ -189,7 +194,7 @@ export class Recorder {
     const sharing = byBlocks(x.rows, x.columns);
     this.reads(x, sharing);
     this.writesBytes(address, bytes);
-    this.record(Op.quantize, address, x.address, x.rows, x.columns);
+    this.record(Op.quantize, this.word(address), x.word, x.rows, x.columns);
     // A vector outlives the pass; its quantized form does not.
     if (x.persistent) return address;
     x.quantized = address;
@@ -206,7 +211,8 @@ export class Recorder {
     const result = new WasmTensor(this, { rows: x.rows, columns, type: "f32" }, address, false);
     this.reads(x);
     this.writes(result);
-    this.record(Op.permuteColumns, x.address, order, address, x.rows, x.columns, columns, 0);
+    const sizes = [x.rows, x.columns, columns, 0];
+    this.record(Op.permuteColumns, x.word, this.word(order), result.word, ...sizes);
     // A vector outlives the pass; what was made of it does not.
     if (x.persistent) return result;
     x.permuted.set(order, result);
@@ -277,7 +283,7 @@ export class Recorder {
     this.#placeList(words);
     let failed: number;
     try {
-      const result = words === 0 ? 0 : this.#kernels.run(this.#listAddress, words);
+      const result = words === 0 ? 0 : this.#kernels.run(this.word(this.#listAddress), words);
       failed = typeof result === "number" ? result : await result;
     } catch (cause) {
       // Disposed in the middle of a pass: there is nothing left to give back.

@@ -2,6 +2,7 @@ import type { PositionMove } from "@lowbit/core";
 import { kvTypes, type WasmKv } from "./kv.ts";
 import type { Heap } from "./memory.ts";
 import { misuse } from "./recorder.ts";
+import { roundUp } from "./segment-layout.ts";
 
 /** `ShiftCall` in c/shift.c; 0, or 1 where a key does not fit. */
 export interface ShiftExports {
@@ -15,8 +16,8 @@ export function shiftPositions(heap: Heap, kernels: ShiftExports, kv: WasmKv, mo
   checkMove(kv, move);
   const { source, target, from, to, count, turns } = move;
   const { address, layers, pages, kvHeads, keySize, valueSize, layout } = kv;
-  const sourceAt = 4 * callWords;
-  const targetAt = sourceAt + 4 * source.length;
+  const sourceAt = roundUp(4 * callWords, 16);
+  const targetAt = roundUp(sourceAt + 4 * source.length, 16);
   const anglesAt = Math.ceil((targetAt + 4 * target.length) / 16) * 16;
   const rowsAt = anglesAt + 16 * Math.ceil(keySize / 4);
   const call = heap.allocate(rowsAt + 32 * Math.ceil(keySize / 4), "moving positions of the cache");
@@ -31,14 +32,14 @@ export function shiftPositions(heap: Heap, kernels: ShiftExports, kv: WasmKv, mo
       const data = address + layer * pages * pageBytes;
       words.set(
         [
-          ...[data, pageBytes, valuesAt, keyScalesAt, valueScalesAt, Math.log2(kv.pageTokens)],
+          ...[heap.word(data), pageBytes, valuesAt, keyScalesAt, valueScalesAt, Math.log2(kv.pageTokens)],
           ...[kvHeads, keySize, valueSize, kvTypes[kv.type]],
-          ...[call + sourceAt, call + targetAt, call + anglesAt, call + rowsAt],
+          ...[sourceAt, targetAt, anglesAt, rowsAt].map((at) => heap.word(call + at)),
           ...[from, to, count, angles.length, pairing === "halves" ? 1 : 0],
         ],
         call / 4,
       );
-      if (kernels.shift_positions(call) !== 0) {
+      if (kernels.shift_positions(heap.word(call)) !== 0) {
         throw misuse(
           `A turned key does not fit into ${kv.type}.`,
           "overflow",

@@ -20,6 +20,11 @@ export class WasmTensor implements Tensor {
   readonly permuted: Map<number, WasmTensor> = new Map();
   released = false;
 
+  /** Its address for a word of the list. */
+  get word(): number {
+    return this.owner.word(this.address);
+  }
+
   get bytes(): number {
     return this.rows * this.columns * 4;
   }

@@ -31,7 +31,8 @@ const spins = { alone: 100_000, crowded: 20 };
 const script = `
 receive(async ({ module, memory, stack, team, index }) => {
   const { exports } = await WebAssembly.instantiate(module, { env: { memory } });
-  exports.__stack_pointer.value = stack;
+  const top = exports.__stack_pointer;
+  top.value = typeof top.value === "bigint" ? BigInt(stack) : stack;
   send("ready");
   while (exports.work(team, index)) send("done");
 });
@@ -97,7 +98,7 @@ export async function startTeam(
       });
       threads.push(thread);
       const stack = heap.allocate(stackBytes, "A thread's stack") + stackBytes;
-      thread.send({ module, memory, stack, team: 4 * team, index });
+      thread.send({ module, memory, stack, team: heap.word(4 * team), index });
     });
   try {
     await Promise.all(Array.from({ length: count }, (_, index) => start(index)));
@@ -119,7 +120,7 @@ export async function startTeam(
       const done = new Promise<number>((resolve, reject) => {
         pass = { resolve, reject };
       });
-      kernels.begin_pass(4 * team, list, words);
+      kernels.begin_pass(heap.word(4 * team), list, words);
       return done;
     },
     close() {

@@ -46,7 +46,7 @@ export function activationBytes(rows: number, columns: number): number {
 }
 
 const headerWords = 8;
-const segmentWords = 14;
+const segmentWords = 16;
 
 /** Holds no memory until the first upload. */
 export function createWeights(heap: Heap, kernels: WeightExports): Weights {
@@ -60,7 +60,10 @@ export function createWeights(heap: Heap, kernels: WeightExports): Weights {
       const address = heap.allocate(bytes.length, `the tables of ${type.name}`);
       heap.bytes.set(bytes, address);
       const words = heap.words;
-      for (const pointer of pointers) words[address / 4 + pointer]! += address;
+      for (const pointer of pointers) {
+        const at = address / 4 + pointer;
+        words[at] = heap.word(words[at]! + address);
+      }
       entry = { address, uses: 0 };
       types.set(type, entry);
     }
@@ -139,8 +142,8 @@ export function createWeights(heap: Heap, kernels: WeightExports): Weights {
         if (wanted) order = acquireOrder(wanted);
         const quantizes = layouts.some(({ kind }) => kind === kinds.packed);
         const flags = (quantizes ? 1 : 0) + (gaps ? 2 : 0);
-        const bias = weight.bias ? address + headBytes : 0;
-        const rowScale = weight.rowScale ? rowScaleAt : 0;
+        const bias = weight.bias ? heap.word(address + headBytes) : 0;
+        const rowScale = weight.rowScale ? heap.word(rowScaleAt) : 0;
         const head = [weight.out, columns, experts, bands, bias, flags, layouts.length, rowScale];
         let data = rowScaleAt + rowScaleBytes;
         const segments = weight.segments.map((segment, i) => {
@@ -156,13 +159,13 @@ export function createWeights(heap: Heap, kernels: WeightExports): Weights {
             placed[i]!.from,
             layout.columns,
             layout.bandBytes,
-            data,
-            type,
+            heap.word(data),
+            heap.word(type),
             ...scales,
           ];
           const held = { segment, layout, data, address: address + 4 * (headerWords + segmentWords * i) };
           data += dataBytes[i]!;
-          head.push(...words, adds[i] ? 1 : 0, ...chunk);
+          head.push(...words, adds[i] ? 1 : 0, ...chunk, 0, 0);
           return held;
         });
         heap.words.set(head, address / 4);

@@ -5,7 +5,13 @@ import { createBackend } from "../src/backend.ts";
 import type { ModuleName } from "../src/modules.ts";
 
 /** The builds under test. */
-export const variants = ["simd128", "relaxed", "simd128-threads", "relaxed-threads"] as const;
+export const variants = [
+  "simd128",
+  "relaxed",
+  "simd128-threads",
+  "relaxed-threads",
+  "relaxed-memory64",
+] as const;
 
 const modules = new Map<ModuleName, WebAssembly.Module>();
 
@@ -30,8 +36,10 @@ export function threadsOf(processors: number): ThreadHost {
 /** Builds with threads get three, which share no range evenly. */
 export function backendOf(name: ModuleName, limitBytes: number = 2 ** 28, threads = 3): Promise<Backend> {
   const variant = name.startsWith("relaxed") ? "relaxed" : "simd128";
-  const shared = name.endsWith("-threads");
-  return createBackend({ module: moduleOf(name), variant, shared }, limitBytes, threadsOf(2), threads);
+  const addressSize = name.endsWith("64") ? 64 : 32;
+  const shared = name.includes("-");
+  const chosen = { module: moduleOf(name), variant, shared, addressSize } as const;
+  return createBackend(chosen, limitBytes, threadsOf(2), shared ? threads : 1);
 }
 
 /** Records, runs and reads back what `body` returns. */
