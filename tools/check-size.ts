@@ -111,13 +111,13 @@ export const ceilings: readonly Ceiling[] = [
   {
     name: "@lowbit/kernels-wasm",
     file: "kernels/wasm/src/index.ts",
-    gzipBytes: 17_500,
+    gzipBytes: 18_500,
     reason: "memory, repacking, the recorder, threads, pages and shifts; the modules are weighed below",
   },
   {
     name: "@lowbit/kernels-wasm, relaxed module",
     file: "kernels/wasm/pkg/relaxed/lowbit_kernels_bg.wasm",
-    gzipBytes: 38_000,
+    gzipBytes: 39_000,
     reason: "dot products for each code width, group and tile, unrolled",
   },
   {
@@ -136,7 +136,7 @@ export const ceilings: readonly Ceiling[] = [
     name: "lowbit in a web page",
     file: "packages/lowbit/src/index.ts",
     whole: true,
-    gzipBytes: 209_000,
+    gzipBytes: 210_000,
     reason:
       "readers and writers of every format, conversion, the template engine, structured output (19 kB), sources and caches; without the modules",
   },
@@ -171,7 +171,7 @@ export const ceilings: readonly Ceiling[] = [
     name: "@lowbit/ai-provider in a web page",
     file: "packages/ai-provider/src/index.ts",
     whole: true,
-    gzipBytes: 219_000,
+    gzipBytes: 220_000,
     reason:
       "lowbit itself, which is a chunk of its own and loaded for locations alone, and the AI SDK's errors (3 kB)",
   },

@@ -109,11 +109,7 @@ export class Emitter {
   /** Sets a pointer, or a count, from a field of the call. */
   loadPointer(name: string, field: number): void {
     this.get("call");
-    this.op(
-      this.#pointer === "i32"
-        ? `i32.load ${4 * field}:p2align=2`
-        : `i64.load ${8 * field}:p2align=3`,
-    );
+    this.op(this.#pointer === "i32" ? `i32.load ${4 * field}:p2align=2` : `i64.load ${8 * field}:p2align=3`);
     this.set(name, this.#pointer);
   }
 

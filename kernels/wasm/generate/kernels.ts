@@ -14,7 +14,8 @@ import { writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { type DenseKind, DenseWriter } from "./dense.ts";
 import { maskTable } from "./emitter.ts";
-import { type Dot, type Mode, PackedWriter } from "./packed.ts";
+import { PackedWriter } from "./packed.ts";
+import type { Dot, Mode } from "./packed-kernel.ts";
 
 /** Every way of holding a code that c/type.h allows, in the order that `choose` in c/linear-packed.c counts on. */
 const holdings: readonly (readonly [Mode, number])[] = [
@@ -45,7 +46,10 @@ function main(): void {
       ([16, 32] as const).flatMap((group) =>
         shapes.map((shape) => {
           const symbol = `kernel_${dot}_${mode.toLowerCase()}${width}_g${group}_t${shape.tokens}`;
-          return { symbol, code: new PackedWriter({ dot, mode, width, group, ...shape }, pointer).write(symbol) };
+          return {
+            symbol,
+            code: new PackedWriter({ dot, mode, width, group, ...shape }, pointer).write(symbol),
+          };
         }),
       ),
     ),

@@ -5,7 +5,7 @@ import {
   type KvSpec,
   type KvStore,
   type LinearWeight,
-  LowbitError,
+  type LowbitError,
   type PositionMove,
   type Tensor,
   type ThreadHost,
@@ -44,8 +44,7 @@ export async function createBackend(
   } & TeamExports;
   exports.prefer_wide(chosen.wideDots === false ? 0 : 1);
   const heap = new Heap(memory, Number(exports.__heap_base.value), limit, addressSize);
-  const team =
-    host && chosen.shared ? await startTeam(host, chosen.module, exports, heap, threads) : undefined;
+  const team = host && threads > 1 ? await startTeam(host, chosen.module, exports, heap, threads) : undefined;
   return new WasmBackend(heap, new Instance(exports, team), chosen);
 }
 

@@ -92,11 +92,22 @@ export function createOps({ recorder, kernels, tensor, weight: weightOf, kv: kvO
       const bytes = ids.length * weight.columns * 4;
       const rows = recorder.allocate(bytes, "Rows in another order");
       recorder.writesBytes(rows, bytes);
-      recorder.recordWithData(Op.embed, [recorder.word(weight.address), recorder.word(rows), ids.length], ids);
+      recorder.recordWithData(
+        Op.embed,
+        [recorder.word(weight.address), recorder.word(rows), ids.length],
+        ids,
+      );
       recorder.readsBytes(rows, bytes);
       recorder.writes(result);
       const sizes = [ids.length, weight.in, weight.columns];
-      recorder.record(Op.permuteColumns, recorder.word(rows), recorder.word(weight.order), result.word, ...sizes, 1);
+      recorder.record(
+        Op.permuteColumns,
+        recorder.word(rows),
+        recorder.word(weight.order),
+        result.word,
+        ...sizes,
+        1,
+      );
       recorder.release(rows, bytes);
       return result;
     },
@@ -114,7 +125,14 @@ export function createOps({ recorder, kernels, tensor, weight: weightOf, kv: kvO
       recorder.reads(seen);
       recorder.writes(result, byProductRows(x.rows, weight.out));
       recorder.work(Math.max(weight.bytes, (x.rows * x.columns * weight.out) / 4));
-      recorder.record(Op.linear, recorder.word(weight.address), seen.word, recorder.word(codes), x.rows, result.word);
+      recorder.record(
+        Op.linear,
+        recorder.word(weight.address),
+        seen.word,
+        recorder.word(codes),
+        x.rows,
+        result.word,
+      );
       return result;
     },
 
@@ -328,7 +346,7 @@ export function createOps({ recorder, kernels, tensor, weight: weightOf, kv: kvO
         throw invalid("constant", `${data.length} values do not make [${rows}, ${columns}]`);
       }
       const result = recorder.tensor(rows, columns);
-      recorder.copy(result.word, data);
+      recorder.copy(result.address, data);
       return result;
     },
 

@@ -64,7 +64,9 @@ export function packSegment(
         const levels = heap.word(call + levelsAt);
         const words = [heap.word(header), heap.word(call + rowsAt), rowBytes, rows, levels];
         heap.words.set([...words, heap.word(codes), heap.word(band)], call / 4);
-        const status = layout.packed ? kernels.pack_rows(heap.word(call)) : kernels.pack_dense(heap.word(call));
+        const status = layout.packed
+          ? kernels.pack_rows(heap.word(call))
+          : kernels.pack_dense(heap.word(call));
         if (status !== 0) throw nonFinite(type, first, rows);
       }
     }

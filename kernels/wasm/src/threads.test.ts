@@ -94,7 +94,12 @@ describe("threads", () => {
       },
     };
     const module = moduleOf("relaxed-threads");
-    backend = await createBackend({ module, variant: "relaxed", shared: true, addressSize: 32 }, 2 ** 28, breakable, 2);
+    backend = await createBackend(
+      { module, variant: "relaxed", shared: true, addressSize: 32 },
+      2 ** 28,
+      breakable,
+      2,
+    );
     const pass = chain(backend, 1);
     listeners[1]!.error(new Error("out of memory"));
     await expect(pass).rejects.toMatchObject({ code: "internal", reason: "thread" });
