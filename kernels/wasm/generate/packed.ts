@@ -1,4 +1,4 @@
-import { call, Emitter, type MaskName, type PointerType, quarters, stripBytes } from "./emitter.ts";
+import { call, Emitter, type PointerType, quarters, stripBytes } from "./emitter.ts";
 import {
   activationStride,
   isSigned,
