@@ -33,14 +33,6 @@ static Slots slots(const KvLayer *kv, int32_t page, int32_t head, int32_t slot, 
   return result;
 }
 
-static float half_to_float(uint16_t half) {
-  return wasm_f32x4_extract_lane(half_to_float4(wasm_i32x4_splat((int16_t)half)), 0);
-}
-
-static uint16_t float_to_half(float x) {
-  return (uint16_t)wasm_i32x4_extract_lane(float_to_half4(wasm_f32x4_splat(x)), 0);
-}
-
 // Are all of x finite and small enough for a half? (A NaN compares as no.)
 static int storable(const float *x, int32_t size) {
   for (int32_t i = 0; i < size; i++) {

@@ -160,4 +160,13 @@ static inline v128_t float_to_half4(v128_t x) {
   return wasm_v128_or(half, sign);
 }
 
+// One number at a time.
+static inline float half_to_float(uint16_t half) {
+  return wasm_f32x4_extract_lane(half_to_float4(wasm_i32x4_splat((int16_t)half)), 0);
+}
+
+static inline uint16_t float_to_half(float x) {
+  return (uint16_t)wasm_i32x4_extract_lane(float_to_half4(wasm_f32x4_splat(x)), 0);
+}
+
 #endif

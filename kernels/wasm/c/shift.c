@@ -22,14 +22,6 @@ typedef struct {
   uint16_t *scales;
 } Key;
 
-static float half_to_float(uint16_t half) {
-  return wasm_f32x4_extract_lane(half_to_float4(wasm_i32x4_splat((int16_t)half)), 0);
-}
-
-static uint16_t float_to_half(float x) {
-  return (uint16_t)wasm_i32x4_extract_lane(float_to_half4(wasm_f32x4_splat(x)), 0);
-}
-
 static void read_key(const KvLayer *kv, Key key, float *x) {
   for (int32_t i = 0; i < kv->key_size; i++) {
     switch (kv->type) {

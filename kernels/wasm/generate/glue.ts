@@ -24,6 +24,7 @@ interface Sections {
     readonly initialPages: number;
     readonly maximumPages: number | undefined;
     readonly shared: boolean;
+    readonly wide: boolean;
   };
 }
 
@@ -75,6 +76,7 @@ class Reader {
       initialPages: this.number(),
       maximumPages: flags & 1 ? this.number() : undefined,
       shared: (flags & 2) !== 0,
+      wide: (flags & 4) !== 0,
     };
   }
 }
@@ -133,13 +135,21 @@ function result(signature: Signature): string {
 
 const banner = "// Written by generate/glue.ts from the module's sections.\n";
 
+/** With 64-bit addresses pages are counted in big integers. */
+function memoryDescriptor({ initialPages, shared, wide }: Sections["memory"]): string {
+  const sizes = wide
+    ? `address: "i64", initial: ${initialPages}n, maximum: BigInt(maximumPages)`
+    : `initial: ${initialPages}, maximum: maximumPages`;
+  return shared ? `${sizes}, shared: true` : sizes;
+}
+
 function glue({ exports, memory }: Sections): string {
   const functions = exports.filter((item) => item.kind === "function" && !item.name.startsWith("_"));
   return `${banner}let instance;
 
 /** A memory that the kernels accept; grow it at will. */
 export function createMemory(maximumPages = ${memory.maximumPages ?? 65536}) {
-  return new WebAssembly.Memory({ initial: ${memory.initialPages}, maximum: maximumPages${memory.shared ? ", shared: true" : ""} });
+  return new WebAssembly.Memory({ ${memoryDescriptor(memory)} });
 }
 
 function finish(created, memory) {

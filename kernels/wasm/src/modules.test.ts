@@ -1,12 +1,11 @@
 import { readFileSync } from "node:fs";
 import { LowbitError, type Platform } from "@lowbit/core";
 import { describe, expect, it } from "vitest";
+import { moduleOf, variants } from "../test/support.ts";
 import { moduleUrl } from "./module-url.ts";
-import { chooseVariant, measureDots, supportsSimd, type Variant } from "./modules.ts";
+import { chooseVariant, measureDots, supportsSimd } from "./modules.ts";
 
-const compiled = (variant: Variant): WebAssembly.Module =>
-  new WebAssembly.Module(readFileSync(new URL(`../pkg/${variant}/lowbit_kernels_bg.wasm`, import.meta.url)));
-const modules = { simd128: compiled("simd128"), relaxed: compiled("relaxed") };
+const modules = { simd128: moduleOf("simd128"), relaxed: moduleOf("relaxed") };
 
 function platformOf(asked: string[] = [], now: () => number = () => performance.now()): Platform {
   return {
@@ -102,21 +101,17 @@ describe("measureDots", () => {
   });
 });
 
-describe.each(["simd128", "relaxed"] as const)("the package around the %s module", (variant) => {
+describe.each(variants)("the package around the %s module", (variant) => {
   const folder = new URL(`../pkg/${variant}/`, import.meta.url);
   const bytes = readFileSync(new URL("lowbit_kernels_bg.wasm", folder));
+  const module = moduleOf(variant);
 
   it("initializes from bytes, a module, a response, and at once", async () => {
     const { default: init, initSync, createMemory, selftest } = await import(`${folder}lowbit_kernels.js`);
     const memory = createMemory(64);
     expect(initSync({ module: bytes }, memory).memory).toBe(memory);
     expect(selftest()).toBe(1);
-    for (const input of [
-      bytes,
-      { module_or_path: modules[variant] },
-      new Response(bytes),
-      modules[variant],
-    ]) {
+    for (const input of [bytes, { module_or_path: module }, new Response(bytes), module]) {
       expect((await init(input)).selftest()).toBe(1);
     }
     await expect(init(new Response("", { status: 404 }))).rejects.toThrow(/404/);
@@ -125,9 +120,7 @@ describe.each(["simd128", "relaxed"] as const)("the package around the %s module
   it("declares what the module exports, and imports its memory alone", () => {
     const declared = readFileSync(new URL("lowbit_kernels_bg.wasm.d.ts", folder), "utf8");
     const names = [...declared.matchAll(/^export const (\w+):/gm)].map(([, name]) => name);
-    expect(names).toEqual(WebAssembly.Module.exports(modules[variant]).map(({ name }) => name));
-    expect(WebAssembly.Module.imports(modules[variant])).toEqual([
-      { module: "env", name: "memory", kind: "memory" },
-    ]);
+    expect(names).toEqual(WebAssembly.Module.exports(module).map(({ name }) => name));
+    expect(WebAssembly.Module.imports(module)).toEqual([{ module: "env", name: "memory", kind: "memory" }]);
   });
 });

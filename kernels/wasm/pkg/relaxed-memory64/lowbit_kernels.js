@@ -3,7 +3,7 @@ let instance;
 
 /** A memory that the kernels accept; grow it at will. */
 export function createMemory(maximumPages = 262144) {
-  return new WebAssembly.Memory({ initial: 4, maximum: maximumPages, shared: true });
+  return new WebAssembly.Memory({ address: "i64", initial: 4n, maximum: BigInt(maximumPages), shared: true });
 }
 
 function finish(created, memory) {
